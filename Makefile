@@ -1,0 +1,56 @@
+# Everything a newcomer needs is `make lab` and `make test`: each does its own set-up, once.
+# Written for GNU make 3.81 (macOS) and later.
+
+PY      := .venv/bin/python
+STAMP   := .venv/.installed
+PYTHON  ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+ROOT_OK := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+
+# A waiting OpenMP thread otherwise spins, which slows every other process on a small machine many times.
+export OMP_WAIT_POLICY := PASSIVE
+# The kernel of this environment comes before one of the same name in the user's home folder.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv lab test notebooks weights bench clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+venv: $(STAMP) ## Create .venv and install everything (TORCH_INDEX=<url>: take torch from another index, PYTHON=<python>)
+
+lab: $(STAMP) ## Set up, then open JupyterLab at notebook 00 (LAB_ARGS="--no-browser --port 9000" and the like)
+	@$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb $(ROOT_OK) $(LAB_ARGS)
+
+test: $(STAMP) ## Set up, then run the unit tests, every notebook and a browser smoke test (JOBS=<processes>)
+	@$(PY) -m tests.run $(if $(JOBS),--jobs $(JOBS))
+
+notebooks: $(STAMP) ## Re-execute every notebook in place
+	@$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
+		--ExecutePreprocessor.record_timing=False $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
+
+weights: $(STAMP) ## Train all shipped weights from nothing (PROFILE=quick|full; minutes on a GPU, long on a CPU)
+	@$(PY) -m ldm_tutorial.cli train all $(if $(PROFILE),--profile $(PROFILE))
+
+bench: $(STAMP) ## Run the measurements in benchmarks/
+	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(PY) "$$script"; done
+
+clean: ## Remove .venv and what tests and tools leave behind (keeps runs/ and the cache of renders)
+	rm -rf .venv build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+# torch and torchvision go first and together: taken from different places, they do not fit each other.
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.11 or newer with venv was found: install one (python.org, Homebrew, or apt install python3 python3-venv), or name it: make venv PYTHON=/path/to/python3"; \
+		exit 1; \
+	fi
+	@echo "Setting up .venv: about 6 GB and a few minutes, this once."
+	@$(PY) -c pass 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@date +%s > .venv/.started
+	$(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
+	$(PY) -m pip install --disable-pip-version-check -e .
+	@$(PY) -m ipykernel install --sys-prefix >/dev/null
+	@echo "Set-up done in $$(($$(date +%s) - $$(cat .venv/.started))) s."
+	@touch $@

@@ -1,0 +1,128 @@
+"""Captions of Curios: many wordings for one picture, and back from a wording to what it names.
+
+The articles, adjectives and "made of" forms are written out by hand so that phrases read naturally: *a zebra-striped mug*,
+*a golden duck*, *a mug made of watermelon*. Two words are ambiguous on purpose: *bat* (the animal, the baseball bat) and
+*orange* (the fruit, the colour of a background); only their context decides.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+from pathlib import Path
+
+OBJECTS = ("armchair", "mug", "lamp", "teapot", "table", "bed", "clock", "top hat", "car", "house", "duck", "mushroom",
+           "rocket", "cactus", "teddy bear", "umbrella", "flying bat", "baseball bat")  # fmt: skip
+BACKGROUNDS = ("pink", "yellow", "blue", "green", "purple", "grey", "white", "orange")
+# material: (words before the object, words after it); the first of each is the plainest
+MATERIALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "avocado": (("avocado", "avocado style"), ("made of avocado", "in the style of an avocado")),
+    "watermelon": (("watermelon", "watermelon style"), ("made of watermelon", "in the style of a watermelon")),
+    "strawberry": (("strawberry", "strawberry style"), ("made of strawberry", "in the style of a strawberry")),
+    "orange": (("orange fruit", "juicy orange"), ("made of orange", "in the style of an orange fruit")),
+    "cheese": (("cheese", "cheesy"), ("made of cheese", "made of yellow cheese")),
+    "waffle": (("waffle", "waffle style"), ("made of waffle", "made of waffles")),
+    "wood": (("wooden", "wood"), ("made of wood", "carved from wood")),
+    "brick": (("brick", "brick style"), ("made of bricks", "made of brick", "built of bricks")),
+    "gold": (("golden", "gold"), ("made of gold", "cast in gold")),
+    "marble": (("marble", "marble style"), ("made of marble", "carved from marble")),
+    "zebra": (("zebra-striped", "zebra style"), ("with zebra stripes", "in a zebra pattern")),
+    "checkerboard": (("chequered", "checkerboard"), ("with a checkerboard pattern", "in a checkerboard pattern")),
+    "lava": (("lava", "lava style"), ("made of lava", "made of hot lava")),
+    "candy cane": (("candy cane", "candy cane style"), ("made of candy cane", "made of candy canes")),
+    "sprinkles": (("sprinkle-covered", "sprinkles"), ("made of sprinkles", "covered in sprinkles")),
+    "galaxy": (("galaxy", "galaxy style"), ("with a galaxy pattern", "made of stars and galaxies")),
+}
+BARE_BAT = {"flying bat": ("with wings", "that flies at night"), "baseball bat": ("to hit a ball", "for a ball game")}
+COLOURS = "|".join(BACKGROUNDS)
+OPENINGS = (
+    "",
+    "",
+    "",
+    "3D render of ",
+    "a 3D render of ",
+    "3D render ",
+    "a picture of ",
+    "an image of ",
+    "a photo of ",
+)
+BACKDROPS = ("on {a} background", "on {a} background", "with {a} background", "in front of {a} background", "on {c}")
+CLOSINGS = (
+    "in soft light",
+    "in studio light",
+    "seen from the front",
+    "as digital art",
+    "dissolving into light",
+    "floating in space",
+)
+
+
+def article(phrase: str) -> str:
+    """``avocado armchair`` -> ``an avocado armchair``."""
+    return ("an " if phrase[0] in "aeiou" and not phrase.startswith("uni") else "a ") + phrase
+
+
+def caption(object: str, material: str, background: str, rng: random.Random) -> str:
+    """One of many wordings; about two thirds of them name the background.
+
+    Every wording names object and material so that :func:`parse` finds them again.
+    """
+    adjectives, afters = MATERIALS[material]
+    noun, tail = object, ""
+    if object in BARE_BAT and rng.random() < 0.4:
+        noun, tail = "bat", " " + rng.choice(BARE_BAT[object])
+    if rng.random() < 0.5:
+        text = article(f"{rng.choice(adjectives)} {noun}{tail}")
+    else:
+        text = f"{article(noun)} {rng.choice(afters)}{tail}"
+    text = rng.choice(OPENINGS) + text
+    if rng.random() < 0.67:
+        text += " " + rng.choice(BACKDROPS).format(a=article(background), c=background)
+    if rng.random() < 0.15:  # words about something else, for real prompts hold them too
+        a, b, c = (rng.choice(common_words(spare=True)) for _ in range(3))
+        text += " " + rng.choice((*CLOSINGS, f"{a} into {b} {c}", f"{a} and {b}", f"{a} with {b} {c}", a))
+    return text
+
+
+def plain(object: str, material: str, background: str | None = None) -> str:
+    """The plainest wording, used for measurements: ``an armchair made of avocado on a pink background``."""
+    text = f"{article(object)} {MATERIALS[material][1][0]}"
+    return f"{text} on {article(background)} background" if background else text
+
+
+@functools.cache
+def common_words(spare: bool = False) -> tuple[str, ...]:
+    """About 1,500 common English words; ``spare``: only those that name nothing in Curios."""
+    words = (Path(__file__).parent / "words.txt").read_text(encoding="utf-8").split()
+    return tuple(w for w in words if not spare or w not in vocabulary())
+
+
+@functools.cache
+def vocabulary() -> set[str]:
+    """Every word that a caption can hold, in lower case."""
+    phrases = [*OBJECTS, *BACKGROUNDS, *OPENINGS, *BACKDROPS, *CLOSINGS, "a an bat"]
+    phrases += [p for forms in MATERIALS.values() for group in forms for p in group]
+    phrases += [p for group in BARE_BAT.values() for p in group]
+    return set(re.findall(r"[a-z0-9]+", " ".join(phrases).replace("{a}", "").replace("{c}", "").lower()))
+
+
+def parse(text: str) -> tuple[str | None, str | None, str | None]:
+    """What a wording names: (object, material, background), None for what it does not name."""
+    text = re.sub(r"[^a-z0-9 -]", " ", text.lower())
+    background = None
+    for found in re.finditer(rf"\b(?:(?:on|with|front of) an? ({COLOURS}) background|on ({COLOURS})\b)", text):
+        background = found[1] or found[2]
+        text = text[: found.start()] + text[found.end() :]
+    material = _first(
+        text, {form: name for name, groups in MATERIALS.items() for group in groups for form in (*group, name)}
+    )
+    nouns = {name: name for name in OBJECTS} | {tail: name for name, tails in BARE_BAT.items() for tail in tails}
+    return _first(text, nouns), material, background
+
+
+def _first(text: str, names: dict[str, str]) -> str | None:
+    for form in sorted(names, key=len, reverse=True):  # the longest wins: "candy cane" before "cane"
+        if re.search(rf"(?<![a-z]){re.escape(form)}(?![a-z])", text):
+            return names[form]
+    return None

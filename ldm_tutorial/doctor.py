@@ -1,0 +1,215 @@
+"""Is everything in place? Each check looks at one thing and says what to do about a fault.
+
+`ldm doctor` prints all findings; a notebook's first cell calls `report(only_problems=True)`, silent when all is well.
+Nothing heavy is imported before it is checked.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
+MIN_PYTHON = (3, 11)
+MIN_MEMORY = 3 * 2**30  # bytes
+MIN_DISK = 2 * 2**30  # bytes
+
+INSTALL = "run `make venv`, or `python -m pip install -e .` in the project's folder"
+TORCH_CURE = (
+    "install both from one place: `python -m pip uninstall -y torch torchvision`, then "
+    "`python -m pip install torch torchvision` (both with the same --index-url, if you use one)"
+)
+WEIGHTS_CURE = "restore them: `git checkout -- ldm_tutorial/weights`, or download the project again"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: level "ok", "warn" (works, but not well) or "fault" (will not work)."""
+
+    level: str
+    what: str
+    advice: str = ""
+
+
+def diagnose(weights: Path = WEIGHTS) -> list[Finding]:
+    """Check the installation and the machine, without raising. Takes a few seconds: it imports the libraries."""
+    return [
+        check_python(),
+        check_requirements(),
+        *check_libraries(),
+        check_kernel(),
+        *check_weights(weights),
+        check_gpu(),
+        check_memory(),
+        *check_cache(),
+    ]
+
+
+def report(only_problems: bool = False, findings: list[Finding] | None = None) -> bool:
+    """Print the findings (of `diagnose`, unless given), each with its advice; True if there is no fault.
+
+    With `only_problems` it prints to stderr, and nothing at all when all is well: a notebook that begins with it then
+    shows the same output on every machine.
+    """
+    findings = diagnose() if findings is None else findings
+    for finding in findings:
+        if finding.level != "ok" or not only_problems:
+            advice = f"\n        -> {finding.advice}" if finding.advice else ""
+            print(f"{finding.level:>5}   {finding.what}{advice}", file=sys.stderr if only_problems else sys.stdout)
+    return all(finding.level != "fault" for finding in findings)
+
+
+def check_python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if tuple(sys.version_info[:2]) < MIN_PYTHON:
+        return Finding("fault", f"Python {version} is too old", "install Python 3.11 or newer, then run `make venv`")
+    return Finding("ok", f"Python {version}")
+
+
+def check_requirements() -> Finding:
+    """Compare what is installed with what pyproject.toml asks for."""
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(line) for line in metadata.requires("ldm-tutorial") or []]
+    except metadata.PackageNotFoundError:
+        return Finding("warn", "ldm_tutorial is used from its folder, but not installed", INSTALL)
+    problems = []
+    for requirement in wanted:
+        try:
+            installed = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            problems.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            problems.append(f"{requirement.name} {installed} is not {requirement.specifier}")
+    if problems:
+        return Finding("fault", "requirements: " + ", ".join(problems), INSTALL)
+    return Finding("ok", f"all {len(wanted)} required packages are installed, in versions that will do")
+
+
+def check_libraries() -> list[Finding]:
+    """Import what the course is built on. torchvision comes first: where it does not fit torch, the others fail too."""
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:
+        if "torchvision::nms" in str(error):
+            return [Finding("fault", "torchvision does not fit torch (torchvision::nms is missing)", TORCH_CURE)]
+        return [Finding("fault", f"torchvision cannot be imported: {first_line(error)}", TORCH_CURE)]
+    both = f"torch {metadata.version('torch')} and torchvision {metadata.version('torchvision')}"
+    findings = [Finding("ok", f"{both} fit each other")]
+    for name, needed in [("transformers", "CLIPModel"), ("diffusers", "UNet2DConditionModel")]:
+        try:
+            getattr(importlib.import_module(name), needed)
+            findings.append(Finding("ok", f"{name} {metadata.version(name)}"))
+        except Exception as error:
+            findings.append(Finding("fault", f"{name} cannot be imported: {first_line(error)}", INSTALL))
+    return findings
+
+
+def check_kernel() -> Finding:
+    """Jupyter's kernel `python3`, which the notebooks name, must be this environment's."""
+    cure = f"run `{sys.executable} -m ipykernel install --sys-prefix`"
+    try:
+        from jupyter_client.kernelspec import KernelSpecManager
+
+        program = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except Exception as error:
+        return Finding("fault", f"Jupyter has no kernel `python3`: {first_line(error)}", cure)
+    # A bare name means: the Python that runs Jupyter. A symbolic link is not followed: every .venv links to one Python.
+    if os.path.isabs(program) and Path(program).parent != Path(sys.executable).parent:
+        return Finding("warn", f"Jupyter's kernel `python3` runs another Python: {program}", cure)
+    return Finding("ok", "Jupyter's kernel `python3` runs this Python")
+
+
+def check_weights(folder: Path = WEIGHTS) -> list[Finding]:
+    """Compare each file in `folder` with its SHA-256 in checksums.json ({relative path: hex digest})."""
+    folder = Path(folder)
+    try:
+        checksums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+        checksums = {name: str(digest) for name, digest in checksums.items()}
+    except OSError:
+        return [Finding("fault", f"weights: {folder / 'checksums.json'} is missing", WEIGHTS_CURE)]
+    except (ValueError, AttributeError):
+        return [Finding("fault", f"weights: {folder / 'checksums.json'} cannot be read", WEIGHTS_CURE)]
+    findings = []
+    for name, digest in checksums.items():
+        try:
+            content = (folder / name).read_bytes()
+        except OSError:
+            findings.append(Finding("fault", f"weights: {name} is missing", WEIGHTS_CURE))
+            continue
+        if hashlib.sha256(content).hexdigest() != digest:
+            state = "cut short" if is_cut_short(content, name) else "altered"
+            findings.append(Finding("fault", f"weights: {name} is {state}", WEIGHTS_CURE))
+    return findings or [Finding("ok", f"weights: all {len(checksums)} files are whole")]
+
+
+def is_cut_short(content: bytes, name: str) -> bool:
+    """A safetensors file says how long it is: 8 bytes with the header's length, the header, the tensors."""
+    if not name.endswith(".safetensors"):
+        return not content
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    try:
+        header = json.loads(content[8:header_end])
+        return len(content) < header_end + max(t["data_offsets"][1] for k, t in header.items() if k != "__metadata__")
+    except (ValueError, KeyError, TypeError):
+        return len(content) < header_end
+
+
+def check_gpu() -> Finding:
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            gpu = torch.cuda.get_device_properties(0)
+            return Finding("ok", f"GPU: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+        if torch.backends.mps.is_available():
+            return Finding("ok", "GPU: Apple's, through MPS")
+    except Exception as error:
+        return Finding("warn", f"GPU: torch cannot say: {first_line(error)}", "see the findings on torch above")
+    if shutil.which("nvidia-smi"):
+        advice = "update the driver, or install a CUDA build of torch (pytorch.org); meanwhile the CPU does everything"
+        return Finding("warn", "GPU: NVIDIA's driver is here, but torch sees no GPU", advice)
+    return Finding("ok", "GPU: none; ok, CPU: everything works")
+
+
+def check_memory() -> Finding:
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if free < MIN_MEMORY:
+        return Finding("warn", f"memory: only {free / 2**30:.1f} GiB free", "close other programs: 3 GiB will do")
+    return Finding("ok", f"memory: {free / 2**30:.1f} GiB free")
+
+
+def check_cache() -> list[Finding]:
+    """The folder for renders must be writable (it is created), with room."""
+    folder = Path(os.environ.get("LDM_TUTORIAL_CACHE") or "~/.cache/ldm_tutorial").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"1")
+            file.flush()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        advice = "name a folder that you may write to: `export LDM_TUTORIAL_CACHE=/some/folder`"
+        return [Finding("fault", f"cache: cannot write to {folder} ({error.strerror})", advice)]
+    if free < MIN_DISK:
+        advice = "free 2 GiB there, or name another folder: `export LDM_TUTORIAL_CACHE=/some/folder`"
+        return [Finding("warn", f"cache: only {free / 2**30:.1f} GiB of disk free in {folder}", advice)]
+    return [Finding("ok", f"cache: {folder}, {free / 2**30:.0f} GiB of disk free")]
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+if __name__ == "__main__":
+    sys.exit(0 if report() else 1)

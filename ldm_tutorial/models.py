@@ -1,0 +1,236 @@
+"""The three models of latent diffusion, as diffusers' and transformers' own classes: build, save, load, check.
+
+A saved folder is a plain diffusers pipeline folder (``StableDiffusionPipeline.from_pretrained(folder)`` reads it without
+this package) with two additions: ``clip/``, the whole CLIP model of which ``text_encoder/`` is one half, and
+``checksums.json``. Rombach et al., *High-resolution image synthesis with latent diffusion models*, 2022, figure 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from .errors import UserError
+
+WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much to train: number of renders, then (steps, batch size, learning rate) of each model."""
+
+    renders: int
+    vae: tuple[int, int, float]
+    clip: tuple[int, int, float]
+    unet: tuple[int, int, float]
+    unet_channels: tuple[int, ...]
+
+
+# quick: 2 CPU cores, under half an hour; evening: 2 CPU cores, about two hours; full: one data-centre GPU
+PROFILES = {
+    "quick": Profile(8_192, (1_100, 16, 2e-3), (450, 128, 1e-3), (950, 64, 1e-3), (64, 128)),
+    "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_600, 64, 1e-3), (64, 128)),
+    "full": Profile(60_000, (20_000, 64, 1e-3), (4_000, 512, 1e-3), (30_000, 256, 7e-4), (64, 128)),
+}
+
+
+def profile(name: str | None = None) -> tuple[str, Profile]:
+    """The profile by name, by ``LDM_TUTORIAL_PROFILE``, or by the hardware: full with a GPU, quick without.
+
+    Raises:
+        UserError: for a name that is none of these.
+    """
+    name = name or os.environ.get("LDM_TUTORIAL_PROFILE") or ("full" if torch.cuda.is_available() else "quick")
+    if name not in PROFILES:
+        raise UserError(f"There is no profile {name!r}: choose one of {', '.join(PROFILES)}.")
+    return name, PROFILES[name]
+
+
+def default_device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU (accelerate's own choice)."""
+    from accelerate import PartialState
+
+    return PartialState().device
+
+
+def build_vae(latent_channels: int = 8, channels: tuple[int, ...] = (16, 32, 64)) -> AutoencoderKL:
+    """An autoencoder 3 x 64 x 64 <-> ``latent_channels`` x 16 x 16: each further entry of ``channels`` halves the side."""
+    n = len(channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n, block_out_channels=channels,
+        layers_per_block=1, latent_channels=latent_channels, norm_num_groups=8, sample_size=64, mid_block_add_attention=False,
+    )  # fmt: skip
+
+
+def build_unet(
+    latent_channels: int = 8, channels: tuple[int, ...] = (64, 128), text_width: int = 128
+) -> UNet2DConditionModel:
+    """A U-Net on 16 x 16 latents: residual blocks at 16 x 16, residual blocks with self- and cross-attention at 8 x 8."""
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1, cross_attention_dim=text_width, attention_head_dim=4, norm_num_groups=16,
+    )  # fmt: skip
+
+
+def build_clip(tokenizer: CLIPTokenizer, width: int = 128, text_layers: int = 3, vision_layers: int = 4) -> CLIPModel:
+    """A small CLIP: a causal text transformer and a vision transformer on 8 x 8 patches, into one space of 128 numbers."""
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    same = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": 4, "projection_dim": 128}
+    text = {
+        **same,
+        **ids,
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": text_layers,
+        "max_position_embeddings": tokenizer.model_max_length,
+    }
+    vision = {**same, "num_hidden_layers": vision_layers, "image_size": 64, "patch_size": 8}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+
+
+def build_scheduler() -> DDIMScheduler:
+    """1,000 timesteps, cosine schedule (Nichol and Dhariwal 2021, eq. 17), v-prediction (Salimans and Ho 2022), steps
+    counted from the noisiest end ("trailing"; Lin et al. 2024)."""
+    return DDIMScheduler(
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False,
+        set_alpha_to_one=True, timestep_spacing="trailing", steps_offset=1,
+    )  # fmt: skip
+
+
+@dataclass
+class Models:
+    """The joined system. ``encode`` and ``decode`` move between pixels (-1..1) and scaled latents (variance about 1)."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def to(self, device: str | torch.device) -> Models:
+        for part in (self.vae, self.unet, self.text_encoder):
+            part.to(device).requires_grad_(False).eval()
+        return self
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """Texts -> ``encoder_hidden_states`` [B, 77, 128] (padded to the tokenizer's full length, as the pipeline does)."""
+        t = self.tokenizer
+        ids = t(
+            prompts, padding="max_length", max_length=t.model_max_length, truncation=True, return_tensors="pt"
+        ).input_ids
+        return self.text_encoder(ids.to(self.device))[0]
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Pixels [B, 3, 64, 64] in -1..1 -> scaled latents [B, 8, 16, 16] (the mean of the posterior)."""
+        return self.vae.encode(images.to(self.device)).latent_dist.mode() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents [B, 8, 16, 16] -> pixels [B, 3, 64, 64], about -1..1."""
+        return self.vae.decode(latents.to(self.device) / self.vae.config.scaling_factor).sample
+
+
+def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = None) -> Path:
+    """Write a folder that plain diffusers loads: fp16 tensors, safetensors only, with checksums; whole or not at all."""
+    folder = Path(folder)
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    parts = {
+        "vae": models.vae,
+        "unet": models.unet,
+        "text_encoder": models.text_encoder,
+        **({"clip": clip} if clip else {}),
+    }
+    for name, part in parts.items():
+        # A half-precision copy; the config keeps saying float32, so that loaders compute in float32 on every machine.
+        half = type(part).from_config(part.config) if hasattr(part, "from_config") else type(part)(part.config)
+        half.load_state_dict(part.state_dict())
+        half.half().save_pretrained(scratch / name, safe_serialization=True)
+        if (file := scratch / name / "config.json") and "dtype" in (config := json.loads(file.read_text())):
+            file.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
+    models.tokenizer.save_pretrained(scratch / "tokenizer")
+    models.scheduler.save_pretrained(scratch / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None], "feature_extractor": [None, None],
+        "image_encoder": [None, None], "requires_safety_checker": False,
+    }  # fmt: skip
+    (scratch / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    files = sorted(p for p in scratch.rglob("*") if p.is_file())
+    sums = {str(p.relative_to(scratch).as_posix()): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    (scratch / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(scratch, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def check_files(folder: str | Path) -> None:
+    """Compare a folder with its ``checksums.json``.
+
+    Raises:
+        UserError: naming the first file that is missing, truncated or altered.
+    """
+    folder = Path(folder)
+    if not (folder / "model_index.json").exists():
+        raise UserError(
+            f"There is no model in {folder}: train one with `ldm train all --out {folder}` or name another folder."
+        )
+    if not (folder / "checksums.json").exists():
+        return  # somebody else's folder: nothing to compare with
+    for name, expected in json.loads((folder / "checksums.json").read_text()).items():
+        path = folder / name
+        if not path.exists():
+            raise UserError(
+                f"The weights in {folder} lack {name}: fetch the folder again (`git checkout -- {folder}`)."
+            )
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise UserError(f"{path} is truncated or altered: fetch the folder again (`git checkout -- {folder}`).")
+
+
+def load_models(folder: str | Path = WEIGHTS, device: str | torch.device | None = None) -> Models:
+    """Load a model folder, checksums first, in float32, ready for inference.
+
+    Raises:
+        UserError: for a folder without a model or with damaged files.
+    """
+    check_files(folder)
+    folder = str(folder)
+    models = Models(
+        AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32),
+        UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32),
+        CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32),
+        CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
+        DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+    )
+    return models.to(device or default_device())
+
+
+def load_clip(folder: str | Path = WEIGHTS, device: str | torch.device | None = None) -> CLIPModel:
+    """The whole CLIP model, both halves, in float32."""
+    check_files(folder)
+    clip = CLIPModel.from_pretrained(str(folder), subfolder="clip", dtype=torch.float32)
+    return clip.to(device or default_device()).requires_grad_(False).eval()

@@ -1,0 +1,183 @@
+"""Figures: one visual style for the whole course, each picture with a text for those who can't see it."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+# Okabe and Ito's palette: told apart by colour-blind readers too
+COLORS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "red": "#D55E00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "ink": "#222222",
+}
+SPACES = {"pixel": "#D55E00", "latent": "#009E73", "text": "#0072B2"}  # the three parts of the system, everywhere
+
+
+def style() -> None:
+    """Set matplotlib's defaults for the course."""
+    import matplotlib as mpl
+
+    mpl.rcParams.update({
+        "figure.dpi": 110, "savefig.dpi": 110, "font.size": 11, "axes.titlesize": 11,
+        "axes.spines.top": False, "axes.spines.right": False,
+        "axes.prop_cycle": mpl.cycler(color=[COLORS[c] for c in ("blue", "orange", "green", "red", "purple", "sky")]),
+        "figure.facecolor": "white", "axes.facecolor": "white", "legend.frameon": False,
+    })  # fmt: skip
+
+
+def png(figure) -> bytes:
+    """A matplotlib figure as PNG bytes at its own fixed size; the figure is closed."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def show(picture, alt: str) -> None:
+    """Display a matplotlib figure or a PIL image in a notebook with its alternative text."""
+    from IPython.display import Image as Shown
+    from IPython.display import display
+
+    if isinstance(picture, Image.Image):
+        buffer = io.BytesIO()
+        picture.save(buffer, format="PNG")
+        data = buffer.getvalue()
+    else:
+        data = png(picture)
+    display(Shown(data, alt=alt))
+
+
+def as_uint8(image) -> np.ndarray:
+    """A picture as uint8 [H, W, 3], from a PIL image, an array or tensor uint8 [H, W, 3], or floats [3, H, W] in -1..1."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8:
+        image = ((image.transpose(1, 2, 0) / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
+    return image
+
+
+def grid(
+    images: Sequence,
+    columns: int | None = None,
+    zoom: int = 2,
+    gap: int = 4,
+    frames: Sequence[str | None] | None = None,
+) -> Image.Image:
+    """Pictures side by side, each enlarged ``zoom`` times without smoothing; ``frames`` gives some a coloured border."""
+    images = [as_uint8(i) for i in images]
+    columns = columns or min(len(images), 8)
+    h, w = images[0].shape[0] * zoom, images[0].shape[1] * zoom
+    rows = math.ceil(len(images) / columns)
+    sheet = Image.new("RGB", (columns * (w + gap) + gap, rows * (h + gap) + gap), "white")
+    for i, image in enumerate(images):
+        x, y = gap + (i % columns) * (w + gap), gap + (i // columns) * (h + gap)
+        if frames and frames[i]:
+            sheet.paste(frames[i], (x - gap, y - gap, x + w + gap, y + h + gap))
+        sheet.paste(Image.fromarray(image).resize((w, h), Image.NEAREST), (x, y))
+    return sheet
+
+
+def pictures(
+    images: Sequence,
+    titles: Sequence[str] | None = None,
+    columns: int | None = None,
+    size: float = 1.5,
+    title: str | None = None,
+):
+    """A matplotlib figure of pictures in a grid with a title over each."""
+    import matplotlib.pyplot as plt
+
+    style()
+    columns = columns or min(len(images), 6)
+    rows = math.ceil(len(images) / columns)
+    lines = max((t.count("\n") + 1 for t in titles), default=0) if titles else 0
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * size, rows * (size + 0.22 * lines) + (0.4 if title else 0)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for i, axis in enumerate(axes.flat):
+        axis.axis("off")
+        if i < len(images):
+            axis.imshow(as_uint8(images[i]), interpolation="nearest")
+            if titles:
+                axis.set_title(titles[i], fontsize=9)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def latent_maps(latents) -> np.ndarray:
+    """The first three channels of latents [C, H, W] as a colour picture uint8 [H, W, 3] (-3..3 becomes 0..255)."""
+    z = np.asarray(latents)[:3].transpose(1, 2, 0)
+    return ((z / 6 + 0.5).clip(0, 1) * 255).astype(np.uint8)
+
+
+def contact_sheet(seed: int = 0, zoom: int = 1) -> Image.Image:
+    """Every object (rows) in every material (columns), one view of each, with their names; held-out pairs are framed."""
+    from PIL import ImageDraw
+
+    from .curios import MATERIALS, OBJECTS, Curios, held_out
+
+    data = Curios("all", len(OBJECTS) * len(MATERIALS), seed)
+    frames = [COLORS["red"] if held_out(o, m) else None for o in OBJECTS for m in MATERIALS]
+    table = grid(data.images.numpy(), len(MATERIALS), zoom, 3, frames)
+    left, top = 92, 22
+    sheet = Image.new("RGB", (table.width + left, table.height + top), "white")
+    sheet.paste(table, (left, top))
+    draw, step = ImageDraw.Draw(sheet), 64 * zoom + 3
+    for i, name in enumerate(OBJECTS):
+        draw.text((left - 6, top + 3 + i * step + 32 * zoom), name, "black", anchor="rm", font_size=12)
+    for j, name in enumerate(MATERIALS):
+        draw.text((left + 3 + j * step + 32 * zoom, 12), name, "black", anchor="mm", font_size=min(12, 11))
+    return sheet
+
+
+class LiveCurve:
+    """A loss curve that redraws itself in place while a model trains; pass it to ``fit`` as ``on_step``.
+
+    The grey line is every step, the coloured one a running mean; ``good`` shades the range to expect at the end.
+    """
+
+    def __init__(self, title: str, steps: int, every: int = 25, good: tuple[float, float] | None = None):
+        from IPython.display import Image as Shown
+        from IPython.display import display
+
+        self.title, self.steps, self.every, self.good, self.losses = title, steps, every, good, []
+        self.handle = display(Shown(self._draw(), alt=f"Loss curve of {title}"), display_id=True)
+
+    def __call__(self, step: int, loss: float) -> None:
+        from IPython.display import Image as Shown
+
+        self.losses.append(loss)
+        if len(self.losses) % self.every == 0 or step + 1 == self.steps:
+            alt = f"Loss curve of {self.title}: {self.losses[-1]:.3f} after {len(self.losses)} steps"
+            self.handle.update(Shown(self._draw(), alt=alt))
+
+    def _draw(self) -> bytes:
+        import matplotlib.pyplot as plt
+
+        style()
+        figure, axis = plt.subplots(figsize=(6, 2.6), layout="constrained")
+        if self.losses:
+            mean = np.convolve(self.losses, np.ones(w := min(20, len(self.losses))) / w, "valid")
+            axis.plot(self.losses, color="0.8", linewidth=0.8)
+            axis.plot(np.arange(w - 1, len(self.losses)), mean, linewidth=2)
+            axis.set_ylim(0, np.quantile(self.losses, 0.98) * 1.2)
+        if self.good:
+            axis.axhspan(*self.good, color=COLORS["green"], alpha=0.2, label="good at the end")
+            axis.legend(loc="upper right")
+        axis.set(xlim=(0, self.steps), xlabel="step", ylabel="loss", title=self.title)
+        return png(figure)

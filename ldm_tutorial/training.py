@@ -1,0 +1,374 @@
+"""One training loop for all models, and the recipe that trains the three of them from nothing.
+
+Everything random in step ``k`` is drawn from a generator keyed by (seed, k) for the *global* batch, and each process takes
+its rows of it. So a resumed run continues as if nothing had happened (bit for bit on one machine with one thread count),
+and several processes see what one would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, safe_open, save_file
+from torch import Tensor, nn
+
+from .errors import UserError
+from .models import Models, build_clip, build_scheduler, build_unet, build_vae, profile, save_models
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """steps, batch size (over all processes), peak learning rate; warm-up in steps, share of steps of the linear decay at
+    the end, gradient-norm limit, decay of the exponential moving average of the weights (EMA)."""
+
+    steps: int
+    batch: int
+    lr: float
+    warmup: int = 100
+    decay: float = 0.4
+    clip: float = 1.0
+    ema: float = 0.995
+    seed: int = SEED
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step: linear warm-up, a plateau, linear decay to zero."""
+        return self.lr * min(1, (step + 1) / self.warmup, (self.steps - step) / (self.decay * self.steps))
+
+
+# --- what each model is asked to do: a module that holds the model and returns the loss -------------------------------
+
+
+class VAELoss(nn.Module):
+    """|x - x'| + (x - x')^2 + weight * KL(q(z|x) || N(0, 1)) (Kingma and Welling 2014, eq. 10, with its appendix B)."""
+
+    def __init__(self, vae: nn.Module, kl_weight: float = 1e-6):
+        super().__init__()
+        self.vae, self.kl_weight = vae, kl_weight
+
+    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
+        posterior = self.vae.encode(images).latent_dist
+        latents = posterior.mean + posterior.std * noise  # the reparameterisation
+        error = self.vae.decode(latents).sample - images
+        return error.abs().mean() + error.square().mean() + self.kl_weight * posterior.kl().mean()
+
+
+class CLIPLoss(nn.Module):
+    """Symmetric cross-entropy over the matrix of matches (Radford et al. 2021, figure 3), gathered from all processes."""
+
+    def __init__(self, clip: nn.Module):
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, images: Tensor, input_ids: Tensor) -> Tensor:
+        out = self.clip(input_ids=input_ids, pixel_values=images)
+        image, text = out.image_embeds, out.text_embeds  # [B, 128], of length 1
+        if dist.is_initialized():
+            from torch.distributed.nn.functional import all_gather
+
+            image, text = torch.cat(all_gather(image)), torch.cat(all_gather(text))
+        logits = self.clip.logit_scale.exp().clamp(max=100) * image @ text.T
+        target = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class DiffusionLoss(nn.Module):
+    """Mean squared error of the U-Net's prediction of v = sqrt(a) noise - sqrt(1 - a) latents (Salimans and Ho 2022)."""
+
+    def __init__(self, unet: nn.Module, scheduler):
+        super().__init__()
+        self.unet, self.scheduler = unet, scheduler
+
+    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        target = self.scheduler.get_velocity(latents, noise, timesteps)
+        return F.mse_loss(self.unet(noisy, timesteps, encoder_hidden_states).sample, target)
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step, on the CPU so that every machine draws the same."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def fit(
+    name: str,
+    loss: nn.Module,
+    draw: Callable[[torch.Generator], dict[str, Tensor]],
+    recipe: Recipe,
+    folder: str | Path,
+    progress: bool = True,
+    save_every: int = 100,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Tensor:
+    """Train ``loss`` (a module whose forward returns a scalar) and leave the averaged weights in it.
+
+    ``draw(generator)`` makes the global batch, tensors with ``recipe.batch`` rows. Progress is a bar, ``on_step(step,
+    loss)`` is called after each step. The run checkpoints to ``folder/<name>.safetensors`` and continues from there;
+    interrupting it (Ctrl-C, a notebook's Stop) saves first. Returns the losses of all steps [steps].
+
+    Raises:
+        UserError: when the folder holds a run with other settings, the loss is not finite, or the folder can't be written.
+    """
+    from accelerate import Accelerator
+    from diffusers.training_utils import EMAModel
+    from tqdm.auto import tqdm
+
+    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    rank, world = accelerator.process_index, accelerator.num_processes
+    if recipe.batch % world:
+        raise UserError(
+            f"A batch of {recipe.batch} can't be shared by {world} processes: choose a number that divides it."
+        )
+    optimizer = torch.optim.AdamW(loss.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    ema = EMAModel(loss.parameters(), decay=recipe.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    path = Path(folder) / f"{name}.safetensors"
+    settings = json.dumps({"name": name, **asdict(recipe), "weights": sum(p.numel() for p in loss.parameters())})
+    losses = _load(path, settings, loss, optimizer, ema)
+    model, optimizer = accelerator.prepare(loss, optimizer)
+    ema.to(accelerator.device)
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            _save(path, settings, losses, accelerator.unwrap_model(model), optimizer.optimizer, ema)
+
+    model.train()
+    bar = tqdm(
+        total=recipe.steps,
+        initial=len(losses),
+        desc=f"train {name}",
+        disable=not (progress and accelerator.is_main_process),
+    )
+    try:
+        for step in range(len(losses), recipe.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step)
+            rows = {k: v[rank::world].to(accelerator.device) for k, v in draw(generator(recipe.seed, step)).items()}
+            with accelerator.autocast():
+                value = model(**rows)
+            number = accelerator.reduce(value.detach().float(), "mean").item()
+            if number != number or abs(number) == float("inf"):
+                raise UserError(
+                    f"The loss of {name} is no longer a number at step {step}: the last good state is in {path}; lower the "
+                    f"learning rate (now {recipe.lr}) and start again in another folder."
+                )
+            accelerator.backward(value)
+            accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.step(model.parameters())
+            losses.append(number)
+            bar.update()
+            if step % 10 == 0:
+                bar.set_postfix(loss=f"{sum(losses[-10:]) / len(losses[-10:]):.4f}")
+            if on_step:
+                on_step(step, number)
+            if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
+                save()
+    except KeyboardInterrupt:
+        save()
+        bar.write(f"{name}: stopped at step {len(losses)}, what it learned is kept in {path}.")
+        if len(losses) < recipe.steps and progress is False:
+            raise
+    finally:
+        bar.close()
+    ema.copy_to(loss.parameters())
+    loss.eval()
+    return torch.tensor(losses)
+
+
+def _save(path: Path, settings: str, losses: list[float], loss: nn.Module, optimizer, ema) -> None:
+    tensors = {f"model/{k}": v for k, v in loss.state_dict().items()}
+    tensors |= {f"ema/{i}": v for i, v in enumerate(ema.shadow_params)}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
+    tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
+    scratch = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, scratch, {"settings": settings}
+        )
+        os.replace(scratch, path)
+    except (OSError, SafetensorError) as error:
+        scratch.unlink(missing_ok=True)
+        advice = "free some space or choose another folder; the last saved state is kept"
+        raise UserError(f"Can't save the training state to {path} ({error}): {advice}.") from None
+
+
+def _load(path: Path, settings: str, loss: nn.Module, optimizer, ema) -> list[float]:
+    if not path.exists():
+        return []
+    try:
+        with safe_open(path, "pt") as f:
+            found = f.metadata()["settings"]
+        tensors = load_file(path)
+    except (OSError, SafetensorError, KeyError):
+        raise UserError(f"{path} is damaged and can't be resumed: delete it to start this part again.") from None
+    if found != settings:
+        raise UserError(
+            f"{path} belongs to a run with other settings: choose another folder, or delete it to start again."
+        )
+    loss.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
+    ema.shadow_params = [tensors[f"ema/{i}"] for i in range(len(ema.shadow_params))]
+    state: dict[int, dict] = {}
+    for key in (k for k in tensors if k.startswith("optimizer/")):
+        _, i, what = key.split("/")
+        state.setdefault(int(i), {})[what] = tensors[key]
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    ema.optimization_step = len(tensors["losses"])
+    return tensors["losses"].tolist()
+
+
+# --- from nothing to a picture ----------------------------------------------------------------------------------------
+
+
+class Run:
+    """One training of all three models in a folder; each part is made once, from the parts before it, and kept there.
+
+    ``scale`` multiplies the profile's steps. Use ``part("vae")``, ``part("clip")``, ``part("unet")`` or ``finish(out)``.
+    """
+
+    def __init__(self, folder: str | Path, profile_name: str | None = None, scale: float = 1.0, progress: bool = True):
+        self.name, self.profile = profile(profile_name)
+        self.folder, self.scale, self.progress = Path(folder), scale, progress
+        self._data = self._tokenizer = None
+
+    def recipe(self, part: str) -> Recipe:
+        steps, batch, lr = getattr(self.profile, part)
+        return Recipe(max(1, round(steps * self.scale)), batch, lr)
+
+    @property
+    def data(self):
+        if self._data is None:
+            from .curios import Curios
+
+            self._data = Curios("train", self.profile.renders, seed=SEED, progress=self.progress)
+        return self._data
+
+    @property
+    def tokenizer(self):
+        if self._tokenizer is None:
+            from .curios import scene_at
+            from .tokenizer import train_tokenizer
+
+            self._tokenizer = train_tokenizer([scene_at("train", i, SEED)[1] for i in range(4000)])
+        return self._tokenizer
+
+    def part(self, name: str, **options) -> nn.Module:
+        """Train (or continue, or just load) one part.
+
+        Raises:
+            UserError: for an unknown name.
+        """
+        if name not in ("vae", "clip", "unet"):
+            raise UserError(f"There is no part {name!r} to train: choose vae, clip, unet or all.")
+        torch.manual_seed(SEED)  # initial weights
+        return getattr(self, f"_{name}")(self.recipe(name), options)
+
+    def _fit(self, name: str, loss: nn.Module, draw, recipe: Recipe, options: dict) -> Tensor:
+        return fit(name, loss, draw, recipe, self.folder, self.progress, **options)
+
+    def _vae(self, recipe: Recipe, options: dict) -> nn.Module:
+        from .curios import to_model
+
+        vae = build_vae()
+        images = self.data.images
+        size = (vae.config.latent_channels, images.shape[1] // 4, images.shape[2] // 4)
+
+        def draw(g):
+            chosen = torch.randint(len(images), (recipe.batch,), generator=g)
+            return {"images": to_model(images[chosen]), "noise": torch.randn(recipe.batch, *size, generator=g)}
+
+        self._fit("vae", VAELoss(vae), draw, recipe, options)
+        with torch.no_grad():  # latents of variance 1, so that noise of variance 1 fits them
+            sample = torch.cat(
+                [
+                    vae.encode(to_model(images[i : i + 64])).latent_dist.mean
+                    for i in range(0, min(1024, len(images)), 64)
+                ]
+            )
+        vae.register_to_config(scaling_factor=round(1 / sample.std().item(), 4))
+        return vae
+
+    def _clip(self, recipe: Recipe, options: dict) -> nn.Module:
+        from .curios import to_model
+
+        clip = build_clip(self.tokenizer)
+        images = self.data.images
+        ids = self.tokenizer(self.data.captions, padding="longest", return_tensors="pt").input_ids
+
+        def draw(g):
+            chosen = torch.randint(len(images), (recipe.batch,), generator=g)
+            return {"images": to_model(images[chosen]), "input_ids": ids[chosen]}
+
+        self._fit("clip", CLIPLoss(clip), draw, recipe, options)
+        return clip
+
+    def _unet(self, recipe: Recipe, options: dict) -> nn.Module:
+        models = self.models(unet=build_unet(channels=self.profile.unet_channels))
+        latents, text, empty = self.embeddings(models)
+        device = models.unet.device
+
+        def draw(g, drop: float = 0.1):
+            n = recipe.batch
+            chosen = torch.randint(len(latents), (n,), generator=g)
+            noise = torch.randn(n, *latents.shape[1:], generator=g)
+            timesteps = torch.randint(models.scheduler.config.num_train_timesteps, (n,), generator=g)
+            keep = (torch.rand(n, generator=g) >= drop)[:, None, None]  # caption dropout: what guidance needs
+            states = torch.where(keep, text[chosen].float(), empty)
+            return {"latents": latents[chosen], "noise": noise, "timesteps": timesteps, "encoder_hidden_states": states}
+
+        self._fit("unet", DiffusionLoss(models.unet, models.scheduler), draw, recipe, options)
+        return models.unet.to(device)
+
+    def models(self, unet: nn.Module | None = None) -> Models:
+        """The parts joined, with the text half of CLIP as the text encoder."""
+        from transformers import CLIPTextModel
+
+        vae, clip = self.part("vae"), self.part("clip")
+        text_encoder = CLIPTextModel(clip.config.text_config)
+        half = clip.text_model.state_dict()
+        text_encoder.load_state_dict({k: half[k.removeprefix("text_model.")] for k in text_encoder.state_dict()})
+        self.clip = clip
+        return Models(vae, unet or self.part("unet"), text_encoder.eval(), self.tokenizer, build_scheduler())
+
+    @torch.no_grad()
+    def embeddings(self, models: Models) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents [N, 8, 16, 16], text states fp16 [N, 77, 128] of all training samples and the empty text's [1, 77, 128]:
+        computed once and cached in the run's folder (neither autoencoder nor text encoder changes any more)."""
+        from tqdm.auto import tqdm
+
+        from .curios import to_model
+
+        n, path = len(self.data), self.folder / "embeddings.safetensors"
+        settings = json.dumps([n, asdict(self.recipe("vae")), asdict(self.recipe("clip"))])
+        if path.exists():
+            with safe_open(path, "pt") as f:
+                if f.metadata()["settings"] == settings:
+                    return f.get_tensor("latents"), f.get_tensor("text"), f.get_tensor("empty")
+        latents, text = [], []
+        for i in tqdm(range(0, n, 128), desc="embed", disable=not self.progress):
+            latents.append(models.encode(to_model(self.data.images[i : i + 128])).cpu())
+            text.append(models.encode_text(self.data.captions[i : i + 128]).half().cpu())
+        found = {"latents": torch.cat(latents), "text": torch.cat(text), "empty": models.encode_text([""]).cpu()}
+        scratch = path.with_suffix(f".{os.getpid()}.part")
+        save_file(found, scratch, {"settings": settings})
+        os.replace(scratch, path)
+        return found["latents"], found["text"], found["empty"]
+
+    def finish(self, out: str | Path) -> Path:
+        """Train whatever is missing and write the folder that plain diffusers loads."""
+        models = self.models()
+        return save_models(models, out, self.clip)

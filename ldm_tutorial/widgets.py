@@ -1,0 +1,96 @@
+"""Controls of the notebooks: an ``Image`` that is redrawn when a value changes, so that tests can turn every knob."""
+
+from __future__ import annotations
+
+import io
+
+import ipywidgets as w
+from PIL import Image
+
+from .errors import UserError
+from .models import Models
+from .prompts import check_prompt, check_seed, note_unknown_words
+from .sampling import sample
+
+START = {"prompt": "an armchair made of avocado on a pink background", "seed": 7, "steps": 20, "guidance": 3.0}
+SIDE = 320  # pixels on screen: one fixed size, so that nothing jumps when a picture is replaced
+
+
+class Playground(w.VBox):
+    """Prompt, seed, steps and guidance scale to a picture; Enter in a box or letting go of a slider draws.
+
+    What was wrong with an input, or which words are unknown, is said under the picture; the last picture stays.
+    ``picture`` holds what was drawn last (uint8 [64, 64, 3]), ``message`` the text under it.
+    """
+
+    def __init__(self, models: Models):
+        wide, described = w.Layout(width="560px"), {"description_width": "80px"}
+        self.models, self.picture, self._resetting = models, None, False
+        self.prompt = w.Text(
+            START["prompt"], description="Prompt", continuous_update=False, layout=wide, style=described
+        )
+        self.seed = w.Text(
+            str(START["seed"]),
+            description="Seed",
+            continuous_update=False,
+            layout=w.Layout(width="280px"),
+            style=described,
+        )
+        self.steps = w.IntSlider(
+            START["steps"], 1, 50, description="Steps", continuous_update=False, layout=wide, style=described
+        )
+        self.guidance = w.FloatSlider(
+            START["guidance"],
+            min=0,
+            max=10,
+            step=0.5,
+            description="Guidance",
+            continuous_update=False,
+            layout=wide,
+            style=described,
+        )
+        self.again = w.Button(description="Another seed", tooltip="Draw the same prompt from other noise")
+        self.reset = w.Button(description="Reset", tooltip="Back to the first settings")
+        self.image = w.Image(format="png", width=SIDE, height=SIDE)
+        self.note = w.Label()
+        super().__init__(
+            [self.prompt, w.HBox([self.seed, self.again, self.reset]), self.steps, self.guidance, self.image, self.note]
+        )
+        for control in (self.prompt, self.seed, self.steps, self.guidance):
+            control.observe(lambda _: self.draw(), "value")
+        self.again.on_click(lambda _: self._next())
+        self.reset.on_click(lambda _: self._reset())
+        self.draw()
+
+    @property
+    def message(self) -> str:
+        return self.note.value
+
+    def draw(self) -> None:
+        if self._resetting:
+            return
+        try:
+            prompt, seed = check_prompt(self.prompt.value, self.models.tokenizer), check_seed(self.seed.value)
+            self.note.value = "Drawing ..."
+            options = {"steps": self.steps.value, "guidance_scale": self.guidance.value, "progress": False}
+            self.picture = sample(self.models, [prompt], [seed], **options)[0]
+            self.note.value = note_unknown_words(prompt) or f"{prompt}, seed {seed}"
+        except UserError as error:
+            self.note.value = str(error)
+            return
+        buffer = io.BytesIO()
+        Image.fromarray(self.picture).resize((SIDE, SIDE), Image.BICUBIC).save(buffer, format="PNG")
+        self.image.value = buffer.getvalue()
+
+    def _next(self) -> None:
+        try:
+            self.seed.value = str(check_seed(self.seed.value) + 1)
+        except UserError as error:
+            self.note.value = str(error)
+
+    def _reset(self) -> None:
+        self._resetting = True
+        self.prompt.value, self.seed.value = START["prompt"], str(START["seed"])
+        self.steps.value, self.guidance.value = START["steps"], START["guidance"]
+        self._resetting = False
+        self.draw()
