@@ -28,9 +28,7 @@ def render(
 
     number = check_seed(seed)
     if sheet is None and out is None:
-        raise UserError(
-            "Nothing to draw: give --sheet FILE.png for the contact sheet, or --count N --out FOLDER for samples."
-        )
+        raise UserError("Nothing to draw: give --sheet FILE.png for the contact sheet, or --count N --out FOLDER for samples.")
     if sheet is not None:
         from .show import contact_sheet
 
@@ -42,9 +40,7 @@ def render(
         if count < 1:
             raise UserError(f"{count} pictures is not a number to render: give --count 1 or more.")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(
-                f"{str(out)!r} is not an empty folder: name a new one, so that nothing is mixed or overwritten."
-            )
+            raise UserError(f"{str(out)!r} is not an empty folder: name a new one, so that nothing is mixed or overwritten.")
         Curios(split, count, number).export(out)
         print(f"wrote {count} pictures and metadata.csv to {out / split}")
 

@@ -18,7 +18,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
+from .doctor import check_weights
 from .errors import UserError
 
 WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
@@ -38,7 +40,7 @@ class Profile:
 # quick: 2 CPU cores, under half an hour; evening: 2 CPU cores, about two hours; full: one data-centre GPU
 PROFILES = {
     "quick": Profile(8_192, (1_100, 16, 2e-3), (450, 128, 1e-3), (950, 64, 1e-3), (64, 128)),
-    "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_600, 64, 1e-3), (64, 128)),
+    "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_200, 64, 1e-3), (64, 128)),
     "full": Profile(60_000, (20_000, 64, 1e-3), (4_000, 512, 1e-3), (30_000, 256, 7e-4), (64, 128)),
 }
 
@@ -71,9 +73,7 @@ def build_vae(latent_channels: int = 8, channels: tuple[int, ...] = (16, 32, 64)
     )  # fmt: skip
 
 
-def build_unet(
-    latent_channels: int = 8, channels: tuple[int, ...] = (64, 128), text_width: int = 128
-) -> UNet2DConditionModel:
+def build_unet(latent_channels: int = 8, channels: tuple[int, ...] = (64, 128), text_width: int = 128) -> UNet2DConditionModel:
     """A U-Net on 16 x 16 latents: residual blocks at 16 x 16, residual blocks with self- and cross-attention at 8 x 8."""
     return UNet2DConditionModel(
         sample_size=16, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=channels,
@@ -133,9 +133,7 @@ class Models:
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Texts -> ``encoder_hidden_states`` [B, 77, 128] (padded to the tokenizer's full length, as the pipeline does)."""
         t = self.tokenizer
-        ids = t(
-            prompts, padding="max_length", max_length=t.model_max_length, truncation=True, return_tensors="pt"
-        ).input_ids
+        ids = t(prompts, padding="max_length", max_length=t.model_max_length, truncation=True, return_tensors="pt").input_ids
         return self.text_encoder(ids.to(self.device))[0]
 
     @torch.no_grad()
@@ -165,12 +163,14 @@ def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = Non
         half = type(part).from_config(part.config) if hasattr(part, "from_config") else type(part)(part.config)
         half.load_state_dict(part.state_dict())
         half.half().save_pretrained(scratch / name, safe_serialization=True)
-        if (file := scratch / name / "config.json") and "dtype" in (config := json.loads(file.read_text())):
+        file = scratch / name / "config.json"
+        if "dtype" in (config := json.loads(file.read_text())):
             file.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
     models.tokenizer.save_pretrained(scratch / "tokenizer")
     models.scheduler.save_pretrained(scratch / "scheduler")
     index = {
-        "_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"],
+        "_class_name": "StableDiffusionPipeline",
+        "vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"],
         "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
         "scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None], "feature_extractor": [None, None],
         "image_encoder": [None, None], "requires_safety_checker": False,
@@ -192,23 +192,15 @@ def check_files(folder: str | Path) -> None:
     """Compare a folder with its ``checksums.json``.
 
     Raises:
-        UserError: naming the first file that is missing, truncated or altered.
+        UserError: naming the first file that is missing, cut short or altered.
     """
     folder = Path(folder)
     if not (folder / "model_index.json").exists():
-        raise UserError(
-            f"There is no model in {folder}: train one with `ldm train all --out {folder}` or name another folder."
-        )
-    if not (folder / "checksums.json").exists():
-        return  # somebody else's folder: nothing to compare with
-    for name, expected in json.loads((folder / "checksums.json").read_text()).items():
-        path = folder / name
-        if not path.exists():
-            raise UserError(
-                f"The weights in {folder} lack {name}: fetch the folder again (`git checkout -- {folder}`)."
-            )
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise UserError(f"{path} is truncated or altered: fetch the folder again (`git checkout -- {folder}`).")
+        raise UserError(f"There is no model in {folder}: train one with `ldm train all --out {folder}` or name another folder.")
+    if (folder / "checksums.json").exists():  # somebody else's folder has none: nothing to compare with
+        for finding in check_weights(folder):
+            if finding.level == "fault":
+                raise UserError(f"In {folder}, {finding.what}: {finding.advice}.")
 
 
 def load_models(folder: str | Path = WEIGHTS, device: str | torch.device | None = None) -> Models:
@@ -218,6 +210,7 @@ def load_models(folder: str | Path = WEIGHTS, device: str | torch.device | None 
         UserError: for a folder without a model or with damaged files.
     """
     check_files(folder)
+    transformers_logging.disable_progress_bar()  # these files load in milliseconds: a bar is noise
     folder = str(folder)
     models = Models(
         AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32),
@@ -232,5 +225,6 @@ def load_models(folder: str | Path = WEIGHTS, device: str | torch.device | None 
 def load_clip(folder: str | Path = WEIGHTS, device: str | torch.device | None = None) -> CLIPModel:
     """The whole CLIP model, both halves, in float32."""
     check_files(folder)
+    transformers_logging.disable_progress_bar()
     clip = CLIPModel.from_pretrained(str(folder), subfolder="clip", dtype=torch.float32)
     return clip.to(device or default_device()).requires_grad_(False).eval()

@@ -109,9 +109,7 @@ def note_unknown_words(prompt: str) -> str | None:
         near = NEAR.get(word) or NEAR.get(word.rstrip("s"))
         close = [near] if near else difflib.get_close_matches(word, sorted(known), 1, 0.75)
         hints.append(f"{word!r} (nearest: {close[0]!r})" if close else f"{word!r}")
-    note = (
-        f"The model has no picture for {', '.join(hints)}{' and more' if len(unknown) > 6 else ''}. " if hints else ""
-    )
+    note = f"The model has no picture for {', '.join(hints)}{' and more' if len(unknown) > 6 else ''}. " if hints else ""
     if object is None:
         note += f"It draws one of: {', '.join(OBJECTS)}. "
     if material is None and unknown:

@@ -128,9 +128,7 @@ def fit(
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     rank, world = accelerator.process_index, accelerator.num_processes
     if recipe.batch % world:
-        raise UserError(
-            f"A batch of {recipe.batch} can't be shared by {world} processes: choose a number that divides it."
-        )
+        raise UserError(f"A batch of {recipe.batch} can't be shared by {world} processes: choose a number that divides it.")
     optimizer = torch.optim.AdamW(loss.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.01)
     ema = EMAModel(loss.parameters(), decay=recipe.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     path = Path(folder) / f"{name}.safetensors"
@@ -197,9 +195,7 @@ def _save(path: Path, settings: str, losses: list[float], loss: nn.Module, optim
     scratch = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, scratch, {"settings": settings}
-        )
+        save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, scratch, {"settings": settings})
         os.replace(scratch, path)
     except (OSError, SafetensorError) as error:
         scratch.unlink(missing_ok=True)
@@ -217,9 +213,7 @@ def _load(path: Path, settings: str, loss: nn.Module, optimizer, ema) -> list[fl
     except (OSError, SafetensorError, KeyError):
         raise UserError(f"{path} is damaged and can't be resumed: delete it to start this part again.") from None
     if found != settings:
-        raise UserError(
-            f"{path} belongs to a run with other settings: choose another folder, or delete it to start again."
-        )
+        raise UserError(f"{path} belongs to a run with other settings: choose another folder, or delete it to start again.")
     loss.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
     ema.shadow_params = [tensors[f"ema/{i}"] for i in range(len(ema.shadow_params))]
     state: dict[int, dict] = {}
@@ -294,10 +288,7 @@ class Run:
         self._fit("vae", VAELoss(vae), draw, recipe, options)
         with torch.no_grad():  # latents of variance 1, so that noise of variance 1 fits them
             sample = torch.cat(
-                [
-                    vae.encode(to_model(images[i : i + 64])).latent_dist.mean
-                    for i in range(0, min(1024, len(images)), 64)
-                ]
+                [vae.encode(to_model(images[i : i + 64])).latent_dist.mean for i in range(0, min(1024, len(images)), 64)]
             )
         vae.register_to_config(scaling_factor=round(1 / sample.std().item(), 4))
         return vae

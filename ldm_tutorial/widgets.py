@@ -26,9 +26,7 @@ class Playground(w.VBox):
     def __init__(self, models: Models):
         wide, described = w.Layout(width="560px"), {"description_width": "80px"}
         self.models, self.picture, self._resetting = models, None, False
-        self.prompt = w.Text(
-            START["prompt"], description="Prompt", continuous_update=False, layout=wide, style=described
-        )
+        self.prompt = w.Text(START["prompt"], description="Prompt", continuous_update=False, layout=wide, style=described)
         self.seed = w.Text(
             str(START["seed"]),
             description="Seed",

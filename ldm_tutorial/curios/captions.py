@@ -114,9 +114,7 @@ def parse(text: str) -> tuple[str | None, str | None, str | None]:
     for found in re.finditer(rf"\b(?:(?:on|with|front of) an? ({COLOURS}) background|on ({COLOURS})\b)", text):
         background = found[1] or found[2]
         text = text[: found.start()] + text[found.end() :]
-    material = _first(
-        text, {form: name for name, groups in MATERIALS.items() for group in groups for form in (*group, name)}
-    )
+    material = _first(text, {form: name for name, groups in MATERIALS.items() for group in groups for form in (*group, name)})
     nouns = {name: name for name in OBJECTS} | {tail: name for name, tails in BARE_BAT.items() for tail in tails}
     return _first(text, nouns), material, background
 

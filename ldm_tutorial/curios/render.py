@@ -88,7 +88,9 @@ def _aim(scenes: list[Scene], shape: Shape, device: torch.device) -> Rays:
         span = torch.maximum(u.amax(0) - u.amin(0), v.amax(0) - v.amin(0)) / 2
         distance = distance * (span / fill)
     shift = t([s.shift for s in scenes]).T
-    middle = torch.stack([-(w.amax(0) + w.amin(0)) / 2 + s * (1 - (w.amax(0) - w.amin(0)) / 2) * 0.6 for w, s in zip((u, v), shift)])
+    middle = torch.stack(
+        [-(w.amax(0) + w.amin(0)) / 2 + s * (1 - (w.amax(0) - w.amin(0)) / 2) * 0.6 for w, s in zip((u, v), shift)]
+    )
     azimuth, height = (torch.deg2rad(t([s.light[i] for s in scenes])) for i in (0, 1))
     azimuth = azimuth + yaw
     light = torch.stack([azimuth.sin() * height.cos(), height.sin(), azimuth.cos() * height.cos()])
@@ -196,8 +198,9 @@ def _surface(shape: Shape, scenes: list[Scene], p: Tensor, n: Tensor, who: Tenso
                 s = MATERIALS[name](Hits(q / shape.grain, q, n[:, chosen], soft, front, pits, seeds[:, who[chosen]]))
             else:
                 s = Surface(p.new_tensor(PART_COLORS[part])[:, None].expand_as(q), gloss=GLOSS.get(part, 0.15))
-            color[:, chosen], gloss[chosen], metal[chosen], glow[chosen] = s.color.clamp(0, 1), *(
-                torch.as_tensor(v, dtype=p.dtype, device=p.device).expand(q.shape[1]) for v in (s.gloss, s.metal, s.glow)
+            color[:, chosen], gloss[chosen], metal[chosen], glow[chosen] = (
+                s.color.clamp(0, 1),
+                *(torch.as_tensor(v, dtype=p.dtype, device=p.device).expand(q.shape[1]) for v in (s.gloss, s.metal, s.glow)),
             )
             if s.n is not None:
                 normal[:, chosen] = s.n
@@ -216,7 +219,9 @@ def _chunk(scenes: list[Scene], size: int, device: torch.device) -> tuple[Tensor
     shape, big, count = OBJECTS[scenes[0].object], 2 * size, len(scenes)
     rays = _aim(scenes + scenes[-1:] * (-count % CHUNK), shape, device)
     ground = shape.low[1] - shape.lift
-    tint = torch.tensor([[c + s.tone for c in BACKGROUNDS[s.background]] for s in scenes], device=device).T.contiguous()  # [3, B]
+    tint = torch.tensor(
+        [[c + s.tone for c in BACKGROUNDS[s.background]] for s in scenes], device=device
+    ).T.contiguous()  # [3, B]
 
     # Background: a seamless studio sweep, its shadow traced at the final size (it is soft) and enlarged.
     who = torch.arange(count, device=device).repeat_interleave(size * size)

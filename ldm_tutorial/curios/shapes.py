@@ -34,7 +34,7 @@ class Shape:
     ``parts(p [3, R]) -> {name: distance [R]}``; ``low`` and ``high`` are the corners of the enclosing box; ``front`` is
     the direction in which fruit materials show their flesh; ``pits`` lists (centre, radius) of stones in that flesh;
     ``grain`` scales the pattern (above 1: larger features, for objects with large plain faces); ``pitch`` is the range of
-    camera heights in degrees; ``lift`` the height above the ground.
+    camera heights in degrees; ``lift`` the height above the ground; ``turn`` degrees added to every yaw.
     """
 
     parts: Callable[[Tensor], dict[str, Tensor]]
@@ -180,7 +180,9 @@ def teapot(p: Tensor) -> dict[str, Tensor]:
     body = ellipsoid(at(p, -0.02, -0.1, 0), 0.6, 0.5, 0.58)
     foot = cylinder(at(p, -0.02, -0.55, 0), 0.34, 0.07)
     lid = union(ellipsoid(at(p, -0.02, 0.34, 0), 0.32, 0.13, 0.32), sphere(at(p, -0.02, 0.53, 0), 0.1))
-    spout = blend(capsule(p, (0.45, -0.2, 0), (0.78, 0.1, 0), 0.17, 0.11), capsule(p, (0.78, 0.1, 0), (0.93, 0.3, 0), 0.11, 0.075), 0.08)
+    spout = blend(
+        capsule(p, (0.45, -0.2, 0), (0.78, 0.1, 0), 0.17, 0.11), capsule(p, (0.78, 0.1, 0), (0.93, 0.3, 0), 0.11, 0.075), 0.08
+    )
     handle = torus(at(p, -0.62, 0.0, 0), 0.3, 0.075)
     return {"body": blend(union(body, foot, lid), blend(spout, handle, 0.02), 0.06)}
 
@@ -249,7 +251,7 @@ def house(p: Tensor) -> dict[str, Tensor]:
     wall = box(at(p, 0, -0.35, 0), 0.62, 0.45, 0.52, 0.02)
     gable = torch.maximum(torch.maximum((x.abs() * 0.72 + (y - 0.56) * 0.69), -y - 0.2), z.abs() - 0.52)
     xr = x.abs()
-    slope = (xr * 0.69 - (y - 0.72) * 0.72 * -1.0) * 1.0  # signed height above the roof's plane
+    slope = xr * 0.69 + (y - 0.72) * 0.72  # signed height above the roof's plane
     along = (xr * 0.72 - (y - 0.72) * 0.69) - 0.62  # distance from the ridge down the slope
     roof = torch.maximum(torch.maximum((slope + 0.06).abs() - 0.075, along - 0.46), z.abs() - 0.66)
     chimney = box(at(p, 0.36, 0.58, -0.18), 0.12, 0.32, 0.12, 0.02)
@@ -286,7 +288,7 @@ def rocket(p: Tensor) -> dict[str, Tensor]:
     a = torch.round(torch.atan2(x, z) / (math.pi * 2 / 3) - 0.5) + 0.5  # three fins, one at each side and one behind
     a = a * (math.pi * 2 / 3)
     u, v = x * a.cos() - z * a.sin(), x * a.sin() + z * a.cos()
-    fin = torch.maximum(v - 0.68, torch.maximum(v * 0.72 + y * 0.69 - 0.1, -(v * 0.5 + y * 0.86) - 0.52 - 0.3 * 0))
+    fin = torch.maximum(v - 0.68, torch.maximum(v * 0.72 + y * 0.69 - 0.1, -(v * 0.5 + y * 0.86) - 0.52))
     fin = flat(torch.maximum(fin, 0.1 - v), u, 0.075, 0.03)
     nozzle = cone(at(p, 0, -0.8, 0), 0.3, 0.2, 0.13, 0.02)
     ring = torus(at(p, 0, 0.34, 0.33), 0.19, 0.045)
@@ -362,11 +364,20 @@ def baseball_bat(p: Tensor) -> dict[str, Tensor]:
 OBJECTS: dict[str, Shape] = {
     "armchair": Shape(armchair, (-0.9, -0.82, -0.57), (0.9, 0.96, 0.68), (0, 0.75, 1), (((0, 0.4, -0.17), 0.25),)),
     "mug": Shape(mug, (-0.79, -0.74, -0.64), (0.93, 0.74, 0.64), (-0.1, 0.1, 1), (((-0.15, -0.05, 0.62), 0.25),)),
-    "lamp": Shape(lamp, (-0.64, -0.99, -0.64), (0.64, 0.94, 0.64), (0, 0.2, 1), (((0, 0.42, 0.5), 0.2), ((0, -0.5, 0.3), 0.13))),
+    "lamp": Shape(
+        lamp, (-0.64, -0.99, -0.64), (0.64, 0.94, 0.64),
+        (0, 0.2, 1), (((0, 0.42, 0.5), 0.2), ((0, -0.5, 0.3), 0.13)),
+    ),
     "teapot": Shape(teapot, (-1.0, -0.64, -0.6), (1.02, 0.65, 0.6), (0, 0.15, 1), (((0, -0.12, 0.55), 0.22),)),
     "table": Shape(table, (-1, -0.67, -0.66), (1, 0.56, 0.66), (0, 1, 0.3), (((0, 0.54, 0.05), 0.26),), 1.35, (16, 30)),
-    "bed": Shape(bed, (-0.72, -0.68, -0.97), (0.72, 0.78, 1.05), (0, 1, 0.3), (((0, 0.12, 0.3), 0.25),), 1.35, (16, 30), turn=24),
-    "clock": Shape(clock, (-0.74, -0.98, -0.3), (0.74, 0.92, 0.36), (0, 0.1, 1), (((0.46, 0.68, 0.2), 0.13), ((-0.46, 0.68, 0.2), 0.13))),
+    "bed": Shape(
+        bed, (-0.72, -0.68, -0.97), (0.72, 0.78, 1.05),
+        (0, 1, 0.3), (((0, 0.12, 0.3), 0.25),), 1.35, (16, 30), turn=24,
+    ),
+    "clock": Shape(
+        clock, (-0.74, -0.98, -0.3), (0.74, 0.92, 0.36),
+        (0, 0.1, 1), (((0.46, 0.68, 0.2), 0.13), ((-0.46, 0.68, 0.2), 0.13)),
+    ),
     "top hat": Shape(top_hat, (-0.97, -0.72, -0.84), (0.97, 0.72, 0.84), (0, 0.1, 1), (((0, 0.24, 0.6), 0.22),)),
     "car": Shape(car, (-0.98, -0.58, -0.5), (1.02, 0.46, 0.5), (0, 0.3, 1), (((0.0, -0.12, 0.42), 0.15),), 1.0, turn=-12),
     "house": Shape(house, (-0.86, -0.82, -0.68), (0.86, 0.92, 0.68), (0, 0.05, 1), (((0, 0.19, 0.52), 0.15),), 1.2, turn=-10),
@@ -376,6 +387,12 @@ OBJECTS: dict[str, Shape] = {
     "cactus": Shape(cactus, (-0.72, -0.97, -0.53), (0.71, 0.98, 0.53), (0, 0.1, 1), (((0, 0.22, 0.28), 0.17),)),
     "teddy bear": Shape(teddy_bear, (-0.87, -0.97, -0.44), (0.87, 0.93, 0.72), (0, 0.2, 1), (((0, -0.32, 0.38), 0.2),)),
     "umbrella": Shape(umbrella, (-1.02, -0.96, -1.0), (1.02, 1.0, 1.0), (0, 0.9, 1), (((-0.1, 0.62, 0.5), 0.24),)),
-    "flying bat": Shape(flying_bat, (-1.0, -0.58, -0.25), (1.0, 0.7, 0.38), (0, 0.2, 1), (((0, -0.12, 0.2), 0.13),), 0.8, (2, 14), 0.35),
-    "baseball bat": Shape(baseball_bat, (-0.85, -0.98, -0.3), (0.86, 0.92, 0.4), (0, 0.1, 1), (((0.33, 0.42, 0.2), 0.12),), 0.8, (2, 14), 0.02),
+    "flying bat": Shape(
+        flying_bat, (-1.0, -0.58, -0.25), (1.0, 0.7, 0.38),
+        (0, 0.2, 1), (((0, -0.12, 0.2), 0.13),), 0.8, (2, 14), 0.35,
+    ),
+    "baseball bat": Shape(
+        baseball_bat, (-0.85, -0.98, -0.3), (0.86, 0.92, 0.4),
+        (0, 0.1, 1), (((0.33, 0.42, 0.2), 0.12),), 0.8, (2, 14), 0.02,
+    ),
 }  # fmt: skip
