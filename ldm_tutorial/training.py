@@ -8,8 +8,12 @@ and several processes see what one would have seen.
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
+import threading
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -116,7 +120,7 @@ def fit(
 
     ``draw(generator)`` makes the global batch, tensors with ``recipe.batch`` rows. Progress is a bar, ``on_step(step,
     loss)`` is called after each step. The run checkpoints to ``folder/<name>.safetensors`` and continues from there;
-    interrupting it (Ctrl-C, a notebook's Stop) saves first. Returns the losses of all steps [steps].
+    interrupting it (Ctrl-C, a notebook's Stop) ends it after the current step, saved. Returns the losses so far.
 
     Raises:
         UserError: when the folder holds a run with other settings, the loss is not finite, or the folder can't be written.
@@ -148,7 +152,7 @@ def fit(
         desc=f"train {name}",
         disable=not (progress and accelerator.is_main_process),
     )
-    try:
+    with _interrupt_noted() as interrupted, bar:
         for step in range(len(losses), recipe.steps):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step)
@@ -156,7 +160,7 @@ def fit(
             with accelerator.autocast():
                 value = model(**rows)
             number = accelerator.reduce(value.detach().float(), "mean").item()
-            if number != number or abs(number) == float("inf"):
+            if not math.isfinite(number):
                 raise UserError(
                     f"The loss of {name} is no longer a number at step {step}: the last good state is in {path}; lower the "
                     f"learning rate (now {recipe.lr}) and start again in another folder."
@@ -172,18 +176,27 @@ def fit(
                 bar.set_postfix(loss=f"{sum(losses[-10:]) / len(losses[-10:]):.4f}")
             if on_step:
                 on_step(step, number)
-            if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
+            if (step + 1) % save_every == 0 or step + 1 == recipe.steps or interrupted:
                 save()
-    except KeyboardInterrupt:
-        save()
-        bar.write(f"{name}: stopped at step {len(losses)}, what it learned is kept in {path}.")
-        if len(losses) < recipe.steps and progress is False:
-            raise
-    finally:
-        bar.close()
+            if interrupted:
+                break
     ema.copy_to(loss.parameters())
     loss.eval()
     return torch.tensor(losses)
+
+
+@contextmanager
+def _interrupt_noted():
+    """Let Ctrl-C (or a notebook's Stop) wait for the end of a step: yields a list that is no longer empty after it."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _save(path: Path, settings: str, losses: list[float], loss: nn.Module, optimizer, ema) -> None:
@@ -272,7 +285,10 @@ class Run:
         return getattr(self, f"_{name}")(self.recipe(name), options)
 
     def _fit(self, name: str, loss: nn.Module, draw, recipe: Recipe, options: dict) -> Tensor:
-        return fit(name, loss, draw, recipe, self.folder, self.progress, **options)
+        losses = fit(name, loss, draw, recipe, self.folder, self.progress, **options)
+        if len(losses) < recipe.steps:
+            raise UserError(f"{name} was stopped at step {len(losses)} of {recipe.steps}: the same command goes on from there.")
+        return losses
 
     def _vae(self, recipe: Recipe, options: dict) -> nn.Module:
         from .curios import to_model
