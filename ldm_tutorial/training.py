@@ -370,6 +370,7 @@ class Run:
             latents.append(models.encode(to_model(self.data.images[i : i + 128])).cpu())
             text.append(models.encode_text(self.data.captions[i : i + 128]).half().cpu())
         found = {"latents": torch.cat(latents), "text": torch.cat(text), "empty": models.encode_text([""]).cpu()}
+        found = {k: v.contiguous() for k, v in found.items()}  # memory may be laid out by channel
         scratch = path.with_suffix(f".{os.getpid()}.part")
         save_file(found, scratch, {"settings": settings})
         os.replace(scratch, path)
