@@ -30,8 +30,8 @@ notebooks: $(STAMP) ## Re-execute every notebook in place
 	@$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
 		--ExecutePreprocessor.record_timing=False $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 
-weights: $(STAMP) ## Train all shipped weights from nothing (PROFILE=quick|full; minutes on a GPU, long on a CPU)
-	@$(PY) -m ldm_tutorial.cli train all $(if $(PROFILE),--profile $(PROFILE))
+weights: $(STAMP) ## Train all shipped weights from nothing (PROFILE=quick|evening|full; minutes on a GPU, hours on a CPU)
+	@$(PY) -m ldm_tutorial.cli train all --out ldm_tutorial/weights/curios-64 $(if $(PROFILE),--profile $(PROFILE))
 
 bench: $(STAMP) ## Run the measurements in benchmarks/
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(PY) "$$script"; done

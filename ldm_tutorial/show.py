@@ -34,13 +34,16 @@ def style() -> None:
     })  # fmt: skip
 
 
-def png(figure) -> bytes:
-    """A matplotlib figure as PNG bytes at its own fixed size; the figure is closed."""
-    import matplotlib.pyplot as plt
-
+def png(picture) -> bytes:
+    """A PIL image, or a matplotlib figure at its own fixed size (it is closed), as PNG bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    plt.close(figure)
+    if isinstance(picture, Image.Image):
+        picture.save(buffer, format="PNG")
+    else:
+        import matplotlib.pyplot as plt
+
+        picture.savefig(buffer, format="png", metadata={"Software": None})
+        plt.close(picture)
     return buffer.getvalue()
 
 
@@ -49,13 +52,7 @@ def show(picture, alt: str) -> None:
     from IPython.display import Image as Shown
     from IPython.display import display
 
-    if isinstance(picture, Image.Image):
-        buffer = io.BytesIO()
-        picture.save(buffer, format="PNG")
-        data = buffer.getvalue()
-    else:
-        data = png(picture)
-    display(Shown(data, alt=alt))
+    display(Shown(png(picture), alt=alt))
 
 
 def as_uint8(image) -> np.ndarray:

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
 from .errors import UserError
-from .models import Models, build_clip, build_scheduler, build_unet, build_vae, profile, save_models
+from .models import Models, build_clip, build_scheduler, build_unet, build_vae, default_device, profile, save_models
 
 SEED = 0
 
@@ -180,6 +180,7 @@ def fit(
                 save()
             if interrupted:
                 break
+    accelerator.wait_for_everyone()
     ema.copy_to(loss.parameters())
     loss.eval()
     return torch.tensor(losses)
@@ -251,6 +252,7 @@ class Run:
         self.name, self.profile = profile(profile_name)
         self.folder, self.scale, self.progress = Path(folder), scale, progress
         self._data = self._tokenizer = None
+        self._parts: dict[str, nn.Module] = {}
 
     def recipe(self, part: str) -> Recipe:
         steps, batch, lr = getattr(self.profile, part)
@@ -281,8 +283,10 @@ class Run:
         """
         if name not in ("vae", "clip", "unet"):
             raise UserError(f"There is no part {name!r} to train: choose vae, clip, unet or all.")
-        torch.manual_seed(SEED)  # initial weights
-        return getattr(self, f"_{name}")(self.recipe(name), options)
+        if name not in self._parts:
+            torch.manual_seed(SEED)  # initial weights
+            self._parts[name] = getattr(self, f"_{name}")(self.recipe(name), options)
+        return self._parts[name]
 
     def _fit(self, name: str, loss: nn.Module, draw, recipe: Recipe, options: dict) -> Tensor:
         losses = fit(name, loss, draw, recipe, self.folder, self.progress, **options)
@@ -303,9 +307,8 @@ class Run:
 
         self._fit("vae", VAELoss(vae), draw, recipe, options)
         with torch.no_grad():  # latents of variance 1, so that noise of variance 1 fits them
-            sample = torch.cat(
-                [vae.encode(to_model(images[i : i + 64])).latent_dist.mean for i in range(0, min(1024, len(images)), 64)]
-            )
+            some = [to_model(images[i : i + 64]).to(vae.device) for i in range(0, min(1024, len(images)), 64)]
+            sample = torch.cat([vae.encode(x).latent_dist.mean for x in some])
         vae.register_to_config(scaling_factor=round(1 / sample.std().item(), 4))
         return vae
 
@@ -324,9 +327,9 @@ class Run:
         return clip
 
     def _unet(self, recipe: Recipe, options: dict) -> nn.Module:
-        models = self.models(unet=build_unet(channels=self.profile.unet_channels))
+        models = self.models(unet=build_unet(channels=self.profile.unet_channels)).to(default_device())
         latents, text, empty = self.embeddings(models)
-        device = models.unet.device
+        models.unet.requires_grad_(True)
 
         def draw(g, drop: float = 0.1):
             n = recipe.batch
@@ -338,7 +341,7 @@ class Run:
             return {"latents": latents[chosen], "noise": noise, "timesteps": timesteps, "encoder_hidden_states": states}
 
         self._fit("unet", DiffusionLoss(models.unet, models.scheduler), draw, recipe, options)
-        return models.unet.to(device)
+        return models.unet
 
     def models(self, unet: nn.Module | None = None) -> Models:
         """The parts joined, with the text half of CLIP as the text encoder."""
@@ -348,7 +351,6 @@ class Run:
         text_encoder = CLIPTextModel(clip.config.text_config)
         half = clip.text_model.state_dict()
         text_encoder.load_state_dict({k: half[k.removeprefix("text_model.")] for k in text_encoder.state_dict()})
-        self.clip = clip
         return Models(vae, unet or self.part("unet"), text_encoder.eval(), self.tokenizer, build_scheduler())
 
     @torch.no_grad()
@@ -377,6 +379,10 @@ class Run:
         return found["latents"], found["text"], found["empty"]
 
     def finish(self, out: str | Path) -> Path:
-        """Train whatever is missing and write the folder that plain diffusers loads."""
+        """Train whatever is missing and write the folder that plain diffusers loads (one process writes)."""
+        from accelerate import PartialState
+
         models = self.models()
-        return save_models(models, out, self.clip)
+        if PartialState().is_main_process:
+            save_models(models, out, self.part("clip"))
+        return Path(out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 
 import ipywidgets as w
 from PIL import Image
@@ -11,9 +11,47 @@ from .errors import UserError
 from .models import Models
 from .prompts import check_prompt, check_seed, note_unknown_words
 from .sampling import sample
+from .show import png
 
 START = {"prompt": "an armchair made of avocado on a pink background", "seed": 7, "steps": 20, "guidance": 3.0}
 SIDE = 320  # pixels on screen: one fixed size, so that nothing jumps when a picture is replaced
+
+
+class Control(w.VBox):
+    """Knobs over a picture that ``draw(**values)`` makes anew whenever one of them is turned; a Reset button.
+
+    ``draw`` returns a PIL image or a matplotlib figure, always of the same size, and may return ``(picture, text)``; the
+    text goes under the picture, and so does the sentence of a ``UserError``, while the last picture stays.
+    ``knobs`` are ipywidgets by the names of ``draw``'s arguments; ``drawn`` is what the last call of ``draw`` returned.
+    """
+
+    def __init__(self, draw: Callable, **knobs: w.Widget):
+        self._draw, self.knobs, self._start, self._resetting = draw, knobs, {k: v.value for k, v in knobs.items()}, False
+        self.drawn, self.image, self.note = None, w.Image(format="png"), w.Label()
+        self.reset = w.Button(description="Reset", tooltip="Back to the first settings")
+        super().__init__([*knobs.values(), self.reset, self.image, self.note])
+        for knob in knobs.values():
+            knob.observe(lambda _: self.redraw(), "value")
+        self.reset.on_click(lambda _: self._back())
+        self.redraw()
+
+    def redraw(self) -> None:
+        if self._resetting:
+            return
+        try:
+            self.drawn = self._draw(**{name: knob.value for name, knob in self.knobs.items()})
+        except UserError as error:
+            self.note.value = str(error)
+            return
+        picture, self.note.value = self.drawn if isinstance(self.drawn, tuple) else (self.drawn, "")
+        self.image.value = png(picture)
+
+    def _back(self) -> None:
+        self._resetting = True
+        for name, value in self._start.items():
+            self.knobs[name].value = value
+        self._resetting = False
+        self.redraw()
 
 
 class Playground(w.VBox):
@@ -76,9 +114,7 @@ class Playground(w.VBox):
         except UserError as error:
             self.note.value = str(error)
             return
-        buffer = io.BytesIO()
-        Image.fromarray(self.picture).resize((SIDE, SIDE), Image.BICUBIC).save(buffer, format="PNG")
-        self.image.value = buffer.getvalue()
+        self.image.value = png(Image.fromarray(self.picture).resize((SIDE, SIDE), Image.BICUBIC))
 
     def _next(self) -> None:
         try:
