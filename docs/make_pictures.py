@@ -1,0 +1,20 @@
+"""Draw the README's pictures with the shipped model: `python docs/make_pictures.py`."""
+
+from pathlib import Path
+
+from ldm_tutorial.models import load_models
+from ldm_tutorial.sampling import sample
+from ldm_tutorial.show import contact_sheet, pictures
+
+PROMPTS = [
+    "an armchair made of avocado", "a golden rocket on a purple background", "a zebra-striped umbrella",
+    "a teddy bear made of bricks", "a watermelon bed", "a mug made of orange on an orange background",
+    "a flying bat carved from wood", "a chequered cactus",
+]  # fmt: skip
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    drawn = sample(load_models(), PROMPTS, list(range(7, 7 + len(PROMPTS))))
+    titles = [p.replace(" made", "\nmade").replace(" on ", "\non ").replace(" carved", "\ncarved") for p in PROMPTS]
+    pictures(drawn, titles, columns=4, size=2.2).savefig(here / "strip.png", dpi=90)
+    contact_sheet().save(here / "curios.jpg", quality=88)
