@@ -24,23 +24,27 @@ def render(
     seed: Annotated[str, typer.Option(help="Another seed gives other views.")] = "0",
 ) -> None:
     """Draw Curios: a contact sheet, or an image folder that datasets.load_dataset("imagefolder") reads."""
+    from .curios import Curios, pairs
     from .prompts import check_out, check_seed
 
     number = check_seed(seed)
     if sheet is None and out is None:
         raise UserError("Nothing to draw: give --sheet FILE.png for the contact sheet, or --count N --out FOLDER for samples.")
     if sheet is not None:
-        from .show import contact_sheet
-
-        contact_sheet(number).save(check_out(sheet))
-        print(f"wrote {sheet}")
+        check_out(sheet)
     if out is not None:
-        from .curios import Curios
-
-        if count < 1:
-            raise UserError(f"{count} pictures is not a number to render: give --count 1 or more.")
+        pairs(split)
+        if not 1 <= count <= 1_000_000:
+            raise UserError(f"{count} pictures is not a number to render: give --count from 1 to 1000000.")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{str(out)!r} is not an empty folder: name a new one, so that nothing is mixed or overwritten.")
+        out.mkdir(parents=True, exist_ok=True)
+    if sheet is not None:
+        from .show import contact_sheet
+
+        contact_sheet(number).save(sheet)
+        print(f"wrote {sheet}")
+    if out is not None:
         Curios(split, count, number).export(out)
         print(f"wrote {count} pictures and metadata.csv to {out / split}")
 
@@ -56,18 +60,25 @@ def train(
     scale: Annotated[float, typer.Option(help="Multiply the number of steps.")] = 1.0,
 ) -> None:
     """Train from nothing; interrupt at will: the same command goes on where it stopped."""
+    from accelerate import PartialState
+
+    from .models import check_folder
     from .models import profile as choose
     from .training import Run
 
     name, _ = choose(profile)
     if not 0 < scale <= 1000:
-        raise UserError(f"--scale {scale} won't do: give a number above 0, for example 0.1 for a trial.")
+        raise UserError(f"--scale {scale} won't do: give a number above 0 and at most 1000, for example 0.1 for a trial.")
+    if out is not None and part != "all":
+        raise UserError(f"--out goes with `ldm train all`: {part!r} alone is kept in the folder of the run (--run).")
     work = Run(run or Path("runs") / name, name, scale)
     if part == "all":
-        print(f"wrote {work.finish(out or work.folder / 'curios-64')}")
+        message = f"wrote {work.finish(check_folder(out or work.folder / 'curios-64'))}"
     else:
         work.part(part)
-        print(f"{part} is trained; its state is in {work.folder}")
+        message = f"{part} is trained; its state is in {work.folder}"
+    if PartialState().is_main_process:
+        print(message)
 
 
 @app.command()
@@ -75,7 +86,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="For example: an armchair made of avocado.")],
     seed: Annotated[str, typer.Option(help="The first picture's seed.")] = "0",
     steps: Annotated[str, typer.Option(help="Denoising steps, 1 to 1000.")] = "20",
-    guidance: Annotated[str, typer.Option(help="Guidance scale: 1 is none, 3 is usual here.")] = "3",
+    guidance: Annotated[str, typer.Option(help="Guidance scale: up to 1 is none, 3 is usual here.")] = "3",
     count: Annotated[str, typer.Option(help="How many pictures, with seeds counting up.")] = "1",
     out: Annotated[Path, typer.Option(help="PNG file; with --count also FILE-SEED.png each.")] = Path("picture.png"),
     sampler: Annotated[str, typer.Option(help="ddim or ddpm.")] = "ddim",
@@ -95,6 +106,8 @@ def generate(
     )
     p.check_prompt(prompt)
     p.check_out(out)
+    if negative:
+        p.check_prompt(negative)
 
     from PIL import Image
 
@@ -135,6 +148,10 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"ldm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        print(f"ldm: {error.strerror or error}{place}: check the path, your rights and the free space.", file=sys.stderr)
         sys.exit(2)
 
 

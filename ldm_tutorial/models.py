@@ -40,13 +40,13 @@ class Profile:
 # quick: 2 CPU cores, under half an hour; evening: 2 CPU cores, about two hours; full: one data-centre GPU
 PROFILES = {
     "quick": Profile(8_192, (1_100, 16, 2e-3), (450, 128, 1e-3), (950, 64, 1e-3), (64, 128)),
-    "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_000, 64, 1e-3), (64, 128)),
+    "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_400, 64, 1e-3), (64, 128)),
     "full": Profile(60_000, (20_000, 64, 1e-3), (4_000, 512, 1e-3), (30_000, 256, 7e-4), (64, 128)),
 }
 
 
 def profile(name: str | None = None) -> tuple[str, Profile]:
-    """The profile by name, by ``LDM_TUTORIAL_PROFILE``, or by the hardware: full with a GPU, quick without.
+    """The profile by name, by ``LDM_TUTORIAL_PROFILE``, or by the hardware: full with a CUDA GPU, quick without.
 
     Raises:
         UserError: for a name that is none of these.
@@ -147,9 +147,32 @@ class Models:
         return self.vae.decode(latents.to(self.device) / self.vae.config.scaling_factor).sample
 
 
+def check_folder(folder: str | Path) -> Path:
+    """A place for a model: new, empty, or holding a model that may be replaced.
+
+    Raises:
+        UserError: for a folder that holds anything else, or that can't be written.
+    """
+    folder = Path(folder).absolute()  # "." has no name of its own
+    try:
+        if folder.exists() and not (folder / "model_index.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{str(folder)!r} holds something else than a model: name a new folder for the model.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Can't use {str(folder)!r} ({error.strerror}): name another folder for the model.") from None
+    if not os.access(folder.parent, os.W_OK):
+        raise UserError(f"Can't write in {str(folder.parent)!r}: name another folder for the model.")
+    return folder
+
+
 def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = None) -> Path:
-    """Write a folder that plain diffusers loads: fp16 tensors, safetensors only, with checksums; whole or not at all."""
-    folder = Path(folder)
+    """Write a folder that plain diffusers loads: fp16 tensors, safetensors only, with checksums. It is written beside its
+    place and moved there when it is whole; a model that was there before goes then.
+
+    Raises:
+        UserError: see :func:`check_folder`.
+    """
+    folder = check_folder(folder)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(scratch, ignore_errors=True)
     parts = {
@@ -177,10 +200,9 @@ def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = Non
     }  # fmt: skip
     (scratch / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     files = sorted(p for p in scratch.rglob("*") if p.is_file())
-    sums = {str(p.relative_to(scratch).as_posix()): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    sums = {p.relative_to(scratch).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     (scratch / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         os.replace(folder, old)
     os.replace(scratch, folder)
@@ -200,7 +222,8 @@ def check_files(folder: str | Path) -> None:
     if (folder / "checksums.json").exists():  # somebody else's folder has none: nothing to compare with
         for finding in check_weights(folder):
             if finding.level == "fault":
-                raise UserError(f"In {folder}, {finding.what}: {finding.advice}.")
+                advice = finding.advice if folder.absolute() == WEIGHTS else "train it again or copy it again"
+                raise UserError(f"In {folder}, {finding.what}: {advice}.")
 
 
 def load_models(folder: str | Path = WEIGHTS, device: str | torch.device | None = None) -> Models:

@@ -30,7 +30,7 @@ def check_prompt(prompt: object, tokenizer=None) -> str:
     """
     if not isinstance(prompt, str):
         raise UserError(f"A prompt is text, not {type(prompt).__name__}: try {EXAMPLE!r}.")
-    prompt = prompt.strip()
+    prompt = prompt.encode("utf-8", "ignore").decode().strip()  # a terminal may pass bytes that are no text
     if not prompt:
         raise UserError(f"The prompt is empty: describe a picture, for example {EXAMPLE!r}.")
     if not re.search(r"[a-z]", prompt, re.IGNORECASE):
@@ -38,10 +38,11 @@ def check_prompt(prompt: object, tokenizer=None) -> str:
             f"The prompt {prompt[:40]!r} has no words that the model could read: try English words, for example {EXAMPLE!r}."
         )
     limit = tokenizer.model_max_length if tokenizer else 77
-    length = len(tokenizer(prompt).input_ids) if tokenizer and len(prompt) < 10_000 else len(prompt.split()) + 2
+    length = len(tokenizer(prompt, verbose=False).input_ids) if tokenizer and len(prompt) < 10_000 else len(prompt.split()) + 2
     if len(prompt) >= 10_000 or length > limit:
-        least = max(length, len(prompt) // 5)
-        raise UserError(f"The prompt is too long ({least} tokens or more, the model reads {limit}): shorten it to a sentence.")
+        raise UserError(
+            f"The prompt is too long ({len(prompt)} characters, the model reads {limit} tokens): shorten it to a sentence."
+        )
     return prompt
 
 
@@ -79,26 +80,25 @@ def check_guidance(scale: object) -> float:
 def check_out(path: str | Path) -> Path:
     """A PNG path in a folder that can be written (it is made if it does not exist), or UserError."""
     path = Path(path)
-    if path.is_dir() or not path.name:
-        raise UserError(f"{str(path)!r} is a folder: name a file in it, for example {str(path / 'picture.png')!r}.")
-    if path.suffix.lower() != ".png":
+    if path.suffix.lower() != ".png" and path.name and not path.is_dir():
         raise UserError(
             f"Pictures are written as PNG: name the file {path.with_suffix('.png').name!r} instead of {path.name!r}."
         )
     try:
+        if path.is_dir() or not path.name:
+            raise UserError(f"{str(path)!r} is a folder: name a file in it, for example {str(path / 'picture.png')!r}.")
         path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path if path.exists() else path.parent, os.W_OK)
     except OSError as error:
-        raise UserError(
-            f"Can't make the folder {str(path.parent)!r} ({error.strerror}): choose another place for the picture."
-        ) from None
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise UserError(f"Can't use {str(path)[:80]!r} ({error.strerror}): choose another place for the picture.") from None
+    if not writable:
         raise UserError(f"Can't write {str(path)!r}: choose a folder that you may write to.")
     return path
 
 
 def note_unknown_words(prompt: str) -> str | None:
     """A friendly note about words that Curios has no picture for, each with the nearest one that it knows; else None."""
-    words = dict.fromkeys(re.findall(r"[a-z]+", prompt.lower()))
+    words = dict.fromkeys(re.findall(r"[a-z0-9]{2,}", prompt.lower()))
     known = vocabulary()
     unknown = [w for w in words if w not in known and w.rstrip("s") not in known and w not in SILENT]
     object, material, _ = parse(prompt)

@@ -46,8 +46,8 @@ def sample_latents(
 ) -> Tensor:
     """Denoise to clean latents [B, 8, 16, 16].
 
-    ``latents`` replaces the noise that the seeds would give. With ``guidance_scale`` at most 1 the unconditional half is
-    not computed. ``callback(step, timestep, latents)`` sees the latents after each step.
+    ``latents`` [B, 8, 16, 16] replaces the noise that the seeds would give. A ``guidance_scale`` of at most 1 means no
+    guidance: the unconditional half is not computed. ``callback(step, timestep, latents)`` sees the latents after each step.
 
     Raises:
         UserError: for an unknown sampler, or when there are not as many seeds as prompts.

@@ -55,9 +55,13 @@ def show(picture, alt: str) -> None:
     display(Shown(png(picture), alt=alt))
 
 
+def _array(values) -> np.ndarray:
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
 def as_uint8(image) -> np.ndarray:
     """A picture as uint8 [H, W, 3], from a PIL image, an array or tensor uint8 [H, W, 3], or floats [3, H, W] in -1..1."""
-    image = np.asarray(image)
+    image = _array(image)
     if image.dtype != np.uint8:
         image = ((image.transpose(1, 2, 0) / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
     return image
@@ -118,7 +122,7 @@ def pictures(
 
 def latent_maps(latents) -> np.ndarray:
     """The first three channels of latents [C, H, W] as a colour picture uint8 [H, W, 3] (-3..3 becomes 0..255)."""
-    z = np.asarray(latents)[:3].transpose(1, 2, 0)
+    z = _array(latents)[:3].transpose(1, 2, 0)
     return ((z / 6 + 0.5).clip(0, 1) * 255).astype(np.uint8)
 
 
@@ -138,7 +142,7 @@ def contact_sheet(seed: int = 0, zoom: int = 1) -> Image.Image:
     for i, name in enumerate(OBJECTS):
         draw.text((left - 6, top + 3 + i * step + 32 * zoom), name, "black", anchor="rm", font_size=12)
     for j, name in enumerate(MATERIALS):
-        draw.text((left + 3 + j * step + 32 * zoom, 12), name, "black", anchor="mm", font_size=min(12, 11))
+        draw.text((left + 3 + j * step + 32 * zoom, 12), name, "black", anchor="mm", font_size=11)
     return sheet
 
 
@@ -152,15 +156,16 @@ class LiveCurve:
         from IPython.display import Image as Shown
         from IPython.display import display
 
-        self.title, self.steps, self.every, self.good, self.losses = title, steps, every, good, []
+        self.title, self.steps, self.every, self.good, self.losses, self.first = title, steps, every, good, [], 0
         self.handle = display(Shown(self._draw(), alt=f"Loss curve of {title}"), display_id=True)
 
     def __call__(self, step: int, loss: float) -> None:
         from IPython.display import Image as Shown
 
+        self.first = step if not self.losses else self.first  # a resumed run starts later
         self.losses.append(loss)
         if len(self.losses) % self.every == 0 or step + 1 == self.steps:
-            alt = f"Loss curve of {self.title}: {self.losses[-1]:.3f} after {len(self.losses)} steps"
+            alt = f"Loss curve of {self.title}: {self.losses[-1]:.3f} after {step + 1} steps"
             self.handle.update(Shown(self._draw(), alt=alt))
 
     def _draw(self) -> bytes:
@@ -170,8 +175,9 @@ class LiveCurve:
         figure, axis = plt.subplots(figsize=(6, 2.6), layout="constrained")
         if self.losses:
             mean = np.convolve(self.losses, np.ones(w := min(20, len(self.losses))) / w, "valid")
-            axis.plot(self.losses, color="0.8", linewidth=0.8)
-            axis.plot(np.arange(w - 1, len(self.losses)), mean, linewidth=2)
+            steps = self.first + np.arange(len(self.losses))
+            axis.plot(steps, self.losses, color="0.8", linewidth=0.8)
+            axis.plot(steps[w - 1 :], mean, linewidth=2)
             axis.set_ylim(0, np.quantile(self.losses, 0.98) * 1.2)
         if self.good:
             axis.axhspan(*self.good, color=COLORS["green"], alpha=0.2, label="good at the end")

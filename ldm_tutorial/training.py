@@ -1,12 +1,13 @@
 """One training loop for all models, and the recipe that trains the three of them from nothing.
 
 Everything random in step ``k`` is drawn from a generator keyed by (seed, k) for the *global* batch, and each process takes
-its rows of it. So a resumed run continues as if nothing had happened (bit for bit on one machine with one thread count),
+its rows of it. So a resumed run continues as if nothing had happened (bit for bit on a CPU with one thread count),
 and several processes see what one would have seen.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -45,7 +46,7 @@ class Recipe:
     seed: int = SEED
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step: linear warm-up, a plateau, linear decay to zero."""
+        """Learning rate at a step: linear warm-up, a plateau, linear decay towards zero."""
         return self.lr * min(1, (step + 1) / self.warmup, (self.steps - step) / (self.decay * self.steps))
 
 
@@ -101,6 +102,14 @@ class DiffusionLoss(nn.Module):
 # --- the loop -----------------------------------------------------------------------------------------------------
 
 
+def digest(*items: Tensor | str) -> str:
+    """Twelve hex digits that change with any of the tensors or texts."""
+    total = hashlib.sha256()
+    for item in items:
+        total.update(item.encode() if isinstance(item, str) else item.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:12]
+
+
 def generator(seed: int, step: int) -> torch.Generator:
     """The random numbers of one step, on the CPU so that every machine draws the same."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -115,12 +124,14 @@ def fit(
     progress: bool = True,
     save_every: int = 100,
     on_step: Callable[[int, float], None] | None = None,
+    about: str = "",
 ) -> Tensor:
     """Train ``loss`` (a module whose forward returns a scalar) and leave the averaged weights in it.
 
     ``draw(generator)`` makes the global batch, tensors with ``recipe.batch`` rows. Progress is a bar, ``on_step(step,
     loss)`` is called after each step. The run checkpoints to ``folder/<name>.safetensors`` and continues from there;
-    interrupting it (Ctrl-C, a notebook's Stop) ends it after the current step, saved. Returns the losses so far.
+    interrupting it (Ctrl-C, a notebook's Stop) ends it after the current step, saved. ``about`` names what it learns from:
+    a checkpoint of anything else is refused. Returns the losses so far, earlier runs' included.
 
     Raises:
         UserError: when the folder holds a run with other settings, the loss is not finite, or the folder can't be written.
@@ -129,14 +140,17 @@ def fit(
     from diffusers.training_utils import EMAModel
     from tqdm.auto import tqdm
 
-    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    native_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    accelerator = Accelerator(mixed_precision="bf16" if native_bf16 else "no")
     rank, world = accelerator.process_index, accelerator.num_processes
     if recipe.batch % world:
         raise UserError(f"A batch of {recipe.batch} can't be shared by {world} processes: choose a number that divides it.")
     optimizer = torch.optim.AdamW(loss.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.01)
     ema = EMAModel(loss.parameters(), decay=recipe.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     path = Path(folder) / f"{name}.safetensors"
-    settings = json.dumps({"name": name, **asdict(recipe), "weights": sum(p.numel() for p in loss.parameters())})
+    settings = json.dumps(
+        {"name": name, **asdict(recipe), "weights": sum(p.numel() for p in loss.parameters()), "about": about}
+    )
     losses = _load(path, settings, loss, optimizer, ema)
     model, optimizer = accelerator.prepare(loss, optimizer)
     ema.to(accelerator.device)
@@ -176,9 +190,12 @@ def fit(
                 bar.set_postfix(loss=f"{sum(losses[-10:]) / len(losses[-10:]):.4f}")
             if on_step:
                 on_step(step, number)
-            if (step + 1) % save_every == 0 or step + 1 == recipe.steps or interrupted:
+            stop = bool(interrupted)
+            if world > 1:  # all processes stop after the same step
+                stop = accelerator.reduce(torch.tensor(float(stop), device=accelerator.device), "sum").item() > 0
+            if (step + 1) % save_every == 0 or step + 1 == recipe.steps or stop:
                 save()
-            if interrupted:
+            if stop:
                 break
     accelerator.wait_for_everyone()
     ema.copy_to(loss.parameters())
@@ -193,7 +210,12 @@ def _interrupt_noted():
     if threading.current_thread() is not threading.main_thread():
         yield noted  # only the main thread may handle signals
         return
-    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+
+    def note(number, _):
+        noted.append(number)
+        signal.signal(signal.SIGINT, before)  # a second one interrupts at once
+
+    before = signal.signal(signal.SIGINT, note)
     try:
         yield noted
     finally:
@@ -224,7 +246,7 @@ def _load(path: Path, settings: str, loss: nn.Module, optimizer, ema) -> list[fl
         with safe_open(path, "pt") as f:
             found = f.metadata()["settings"]
         tensors = load_file(path)
-    except (OSError, SafetensorError, KeyError):
+    except (OSError, SafetensorError, KeyError, TypeError):
         raise UserError(f"{path} is damaged and can't be resumed: delete it to start this part again.") from None
     if found != settings:
         raise UserError(f"{path} belongs to a run with other settings: choose another folder, or delete it to start again.")
@@ -263,6 +285,7 @@ class Run:
         if self._data is None:
             from .curios import Curios
 
+            default_device()  # gives each process its own GPU before anything is rendered
             self._data = Curios("train", self.profile.renders, seed=SEED, progress=self.progress)
         return self._data
 
@@ -276,7 +299,7 @@ class Run:
         return self._tokenizer
 
     def part(self, name: str, **options) -> nn.Module:
-        """Train (or continue, or just load) one part.
+        """Train (or continue, or just load) one part; ``options`` go to :func:`fit` (``on_step``, ``save_every``).
 
         Raises:
             UserError: for an unknown name.
@@ -289,10 +312,16 @@ class Run:
         return self._parts[name]
 
     def _fit(self, name: str, loss: nn.Module, draw, recipe: Recipe, options: dict) -> Tensor:
-        losses = fit(name, loss, draw, recipe, self.folder, self.progress, **options)
+        losses = fit(name, loss, draw, recipe, self.folder, self.progress, about=self.origin(name), **options)
         if len(losses) < recipe.steps:
             raise UserError(f"{name} was stopped at step {len(losses)} of {recipe.steps}: the same command goes on from there.")
         return losses
+
+    def origin(self, name: str) -> str:
+        """A digest of what a part learns from: the world and its captions; for the U-Net the two models before it."""
+        if name == "unet":
+            return digest(*self.part("vae").state_dict().values(), *self.part("clip").state_dict().values())
+        return digest(self.data.images, json.dumps([self.data.captions, self.tokenizer.get_vocab()]))
 
     def _vae(self, recipe: Recipe, options: dict) -> nn.Module:
         from .curios import to_model
@@ -361,12 +390,13 @@ class Run:
 
         from .curios import to_model
 
-        n, path = len(self.data), self.folder / "embeddings.safetensors"
-        settings = json.dumps([n, asdict(self.recipe("vae")), asdict(self.recipe("clip"))])
-        if path.exists():
+        n, path, origin = len(self.data), self.folder / "embeddings.safetensors", self.origin("unet")
+        try:
             with safe_open(path, "pt") as f:
-                if f.metadata()["settings"] == settings:
+                if f.metadata()["origin"] == origin:
                     return f.get_tensor("latents"), f.get_tensor("text"), f.get_tensor("empty")
+        except (OSError, SafetensorError, KeyError, TypeError):
+            pass  # absent or damaged: compute it again
         latents, text = [], []
         for i in tqdm(range(0, n, 128), desc="embed", disable=not self.progress):
             latents.append(models.encode(to_model(self.data.images[i : i + 128])).cpu())
@@ -374,7 +404,7 @@ class Run:
         found = {"latents": torch.cat(latents), "text": torch.cat(text), "empty": models.encode_text([""]).cpu()}
         found = {k: v.contiguous() for k, v in found.items()}  # memory may be laid out by channel
         scratch = path.with_suffix(f".{os.getpid()}.part")
-        save_file(found, scratch, {"settings": settings})
+        save_file(found, scratch, {"origin": origin})
         os.replace(scratch, path)
         return found["latents"], found["text"], found["empty"]
 
@@ -385,4 +415,5 @@ class Run:
         models = self.models()
         if PartialState().is_main_process:
             save_models(models, out, self.part("clip"))
+        PartialState().wait_for_everyone()
         return Path(out)

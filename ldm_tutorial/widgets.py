@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 
 import ipywidgets as w
@@ -22,12 +23,13 @@ class Control(w.VBox):
 
     ``draw`` returns a PIL image or a matplotlib figure, always of the same size, and may return ``(picture, text)``; the
     text goes under the picture, and so does the sentence of a ``UserError``, while the last picture stays.
-    ``knobs`` are ipywidgets by the names of ``draw``'s arguments; ``drawn`` is what the last call of ``draw`` returned.
+    ``knobs`` are ipywidgets by the names of ``draw``'s arguments; ``drawn`` is what the last good call of ``draw`` returned,
+    ``message`` the text under the picture.
     """
 
     def __init__(self, draw: Callable, **knobs: w.Widget):
         self._draw, self.knobs, self._start, self._resetting = draw, knobs, {k: v.value for k, v in knobs.items()}, False
-        self.drawn, self.image, self.note = None, w.Image(format="png"), w.Label()
+        self.drawn, self.message, self.image, self.note = None, "", w.Image(format="png"), w.HTML()
         self.reset = w.Button(description="Reset", tooltip="Back to the first settings")
         super().__init__([*knobs.values(), self.reset, self.image, self.note])
         for knob in knobs.values():
@@ -35,16 +37,24 @@ class Control(w.VBox):
         self.reset.on_click(lambda _: self._back())
         self.redraw()
 
+    def say(self, text: str) -> None:
+        self.message, self.note.value = text, html.escape(text)
+
     def redraw(self) -> None:
         if self._resetting:
             return
+        self.say("Drawing ...")
         try:
             self.drawn = self._draw(**{name: knob.value for name, knob in self.knobs.items()})
         except UserError as error:
-            self.note.value = str(error)
+            self.say(str(error))
             return
-        picture, self.note.value = self.drawn if isinstance(self.drawn, tuple) else (self.drawn, "")
+        except BaseException:
+            self.say("That did not work: see the log below the notebook.")
+            raise
+        picture, text = self.drawn if isinstance(self.drawn, tuple) else (self.drawn, "")
         self.image.value = png(picture)
+        self.say(text)
 
     def _back(self) -> None:
         self._resetting = True
@@ -54,77 +64,34 @@ class Control(w.VBox):
         self.redraw()
 
 
-class Playground(w.VBox):
+class Playground(Control):
     """Prompt, seed, steps and guidance scale to a picture; Enter in a box or letting go of a slider draws.
 
     What was wrong with an input, or which words are unknown, is said under the picture; the last picture stays.
-    ``picture`` holds what was drawn last (uint8 [64, 64, 3]), ``message`` the text under it.
+    ``picture`` holds what was drawn last, uint8 [64, 64, 3].
     """
 
     def __init__(self, models: Models):
-        wide, described = w.Layout(width="560px"), {"description_width": "80px"}
-        self.models, self.picture, self._resetting = models, None, False
-        self.prompt = w.Text(START["prompt"], description="Prompt", continuous_update=False, layout=wide, style=described)
-        self.seed = w.Text(
-            str(START["seed"]),
-            description="Seed",
-            continuous_update=False,
-            layout=w.Layout(width="280px"),
-            style=described,
-        )
-        self.steps = w.IntSlider(
-            START["steps"], 1, 50, description="Steps", continuous_update=False, layout=wide, style=described
-        )
-        self.guidance = w.FloatSlider(
-            START["guidance"],
-            min=0,
-            max=10,
-            step=0.5,
-            description="Guidance",
-            continuous_update=False,
-            layout=wide,
-            style=described,
-        )
+        same = {"continuous_update": False, "layout": w.Layout(width="560px"), "style": {"description_width": "80px"}}
+        self.models, self.picture = models, None
+        self.prompt = w.Text(START["prompt"], description="Prompt", **same)
+        self.seed = w.Text(str(START["seed"]), description="Seed", **same)
+        self.steps = w.IntSlider(START["steps"], 1, 50, description="Steps", **same)
+        self.guidance = w.FloatSlider(START["guidance"], min=1, max=10, step=0.5, description="Guidance", **same)
+        super().__init__(self._paint, prompt=self.prompt, seed=self.seed, steps=self.steps, guidance=self.guidance)
+        self.image.width = self.image.height = SIDE
         self.again = w.Button(description="Another seed", tooltip="Draw the same prompt from other noise")
-        self.reset = w.Button(description="Reset", tooltip="Back to the first settings")
-        self.image = w.Image(format="png", width=SIDE, height=SIDE)
-        self.note = w.Label()
-        super().__init__(
-            [self.prompt, w.HBox([self.seed, self.again, self.reset]), self.steps, self.guidance, self.image, self.note]
-        )
-        for control in (self.prompt, self.seed, self.steps, self.guidance):
-            control.observe(lambda _: self.draw(), "value")
         self.again.on_click(lambda _: self._next())
-        self.reset.on_click(lambda _: self._reset())
-        self.draw()
+        self.children = [*self.knobs.values(), w.HBox([self.again, self.reset]), self.image, self.note]
 
-    @property
-    def message(self) -> str:
-        return self.note.value
-
-    def draw(self) -> None:
-        if self._resetting:
-            return
-        try:
-            prompt, seed = check_prompt(self.prompt.value, self.models.tokenizer), check_seed(self.seed.value)
-            self.note.value = "Drawing ..."
-            options = {"steps": self.steps.value, "guidance_scale": self.guidance.value, "progress": False}
-            self.picture = sample(self.models, [prompt], [seed], **options)[0]
-            self.note.value = note_unknown_words(prompt) or f"{prompt}, seed {seed}"
-        except UserError as error:
-            self.note.value = str(error)
-            return
-        self.image.value = png(Image.fromarray(self.picture).resize((SIDE, SIDE), Image.BICUBIC))
+    def _paint(self, prompt: str, seed: str, steps: int, guidance: float) -> tuple[Image.Image, str]:
+        prompt, number = check_prompt(prompt, self.models.tokenizer), check_seed(seed)
+        self.picture = sample(self.models, [prompt], [number], steps=steps, guidance_scale=guidance, progress=False)[0]
+        picture = Image.fromarray(self.picture).resize((SIDE, SIDE), Image.BICUBIC)
+        return picture, note_unknown_words(prompt) or f"{prompt}, seed {number}"
 
     def _next(self) -> None:
         try:
             self.seed.value = str(check_seed(self.seed.value) + 1)
         except UserError as error:
-            self.note.value = str(error)
-
-    def _reset(self) -> None:
-        self._resetting = True
-        self.prompt.value, self.seed.value = START["prompt"], str(START["seed"])
-        self.steps.value, self.guidance.value = START["steps"], START["guidance"]
-        self._resetting = False
-        self.draw()
+            self.say(str(error))

@@ -51,3 +51,52 @@ def tiny_folder(tiny, tmp_path_factory) -> Path:
     from ldm_tutorial.models import save_models
 
     return save_models(tiny[0], tmp_path_factory.mktemp("tiny") / "model", tiny[1])
+
+
+PLAIN = """
+import sys
+sys.modules["ldm_tutorial"] = None  # any import of it fails
+import numpy, torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+torch.set_num_threads(1)
+folder, out = sys.argv[1:]
+pipe = StableDiffusionPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+pipe.set_progress_bar_config(disable=True)
+prompts = ["an armchair made of avocado on a pink background", "a golden duck"]
+
+
+def draw(seeds=(7, 8), output_type="np", **options):
+    streams = [torch.Generator().manual_seed(s) for s in seeds]
+    options = {"num_inference_steps": 5, "generator": streams, "output_type": output_type, **options}
+    with torch.no_grad():
+        return pipe(prompts, **options).images
+
+
+found = {
+    "guided": draw(guidance_scale=3.0),
+    "unguided": draw(guidance_scale=1.0),
+    "negative": draw(guidance_scale=3.0, negative_prompt=["a blue table"] * 2),
+    "latents": draw(guidance_scale=3.0, output_type="latent").cpu().numpy(),
+}
+pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+found["ddpm"] = draw(guidance_scale=3.0, output_type="latent").cpu().numpy()
+numpy.savez(out, dtypes=[str(m.dtype) for m in (pipe.vae, pipe.unet, pipe.text_encoder)], **found)
+"""
+
+
+@pytest.fixture(scope="session")
+def plain(tiny_folder, tmp_path_factory):
+    """What `diffusers` alone makes of the tiny folder, in a process that cannot import this package: its pictures (floats
+    0..1) and latents by name, and what it printed on stderr."""
+    import subprocess
+    import sys
+
+    import numpy
+
+    folder = tmp_path_factory.mktemp("plain")
+    command = [sys.executable, "-c", PLAIN, str(tiny_folder), str(folder / "found.npz")]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with numpy.load(folder / "found.npz") as found:
+        return dict(found), done.stderr

@@ -158,8 +158,7 @@ def test_mask_and_picture_agree(monkeypatch):
     wide = torch.nn.functional.max_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0].bool()
     core = ~torch.nn.functional.max_pool2d((~mask)[:, None].float(), 3, 1, 1)[:, 0].bool()
     assert change[~wide].min() > 0.3  # the floor, even in the deepest shadow
-    print([round(change[core].quantile(q).item(),3) for q in (.5,.9,.95,.98,.99,.995,.999,1)], (change[core]>.15).float().mean(), change[~wide].min(), change[mask].mean(), change[~mask].mean())
-    assert 0
+    assert (change[core] > 0.15).float().mean() < 0.005  # the floor's colour shines up a little; narrow gaps show it
     assert change[mask].mean() < 0.1 < 0.6 < change[~mask].mean()
 
 

@@ -111,9 +111,10 @@ def parse(text: str) -> tuple[str | None, str | None, str | None]:
     """What a wording names: (object, material, background), None for what it does not name."""
     text = re.sub(r"[^a-z0-9 -]", " ", text.lower())
     background = None
-    for found in re.finditer(rf"\b(?:(?:on|with|front of) an? ({COLOURS}) background|on ({COLOURS})\b)", text):
+    backdrop = rf"\b(?:(?:on|with|front of) an? ({COLOURS}) background|on ({COLOURS})\b)"
+    for found in re.finditer(backdrop, text):
         background = found[1] or found[2]
-        text = text[: found.start()] + text[found.end() :]
+    text = re.sub(backdrop, " ", text)
     material = _first(text, {form: name for name, groups in MATERIALS.items() for group in groups for form in (*group, name)})
     nouns = {name: name for name in OBJECTS} | {tail: name for name, tails in BARE_BAT.items() for tail in tails}
     return _first(text, nouns), material, background

@@ -10,6 +10,7 @@ import itertools
 import os
 import random
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -62,31 +63,45 @@ def scene_at(split: str, index: int, seed: int = 0):
 
 def cache_folder() -> Path:
     """``$LDM_TUTORIAL_CACHE`` or ``~/.cache/ldm_tutorial``."""
-    return Path(os.environ.get("LDM_TUTORIAL_CACHE") or Path.home() / ".cache" / "ldm_tutorial")
+    return Path(os.environ.get("LDM_TUTORIAL_CACHE") or "~/.cache/ldm_tutorial").expanduser()
 
 
 @functools.cache
 def _version() -> str:
-    """Changes with any file that decides what a picture looks like, so that a stale cache is never read."""
+    """Changes with all that decides what picture number i looks like, so that a stale cache is never read."""
     digest = hashlib.sha256()
     for name in ("shapes", "materials", "render"):
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    digest.update(inspect.getsource(scene_at).encode())
+    digest.update((inspect.getsource(scene_at) + repr((pairs("all"), pairs("train"), BACKGROUNDS))).encode())
     return digest.hexdigest()[:12]
+
+
+def _block(split: str, start: int, stop: int, seed: int, size: int, device: str) -> Path:
+    folder = cache_folder() / "curios" / f"{_version()}-{size}-{device}"
+    return folder / f"{split}-{seed}-{start:06d}-{stop:06d}.safetensors"
 
 
 def render_block(split: str, start: int, stop: int, seed: int, size: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Pictures start..stop of a split: uint8 [N, size, size, 3] and masks bool [N, size, size], read from the cache or
-    rendered and put there (whole or not at all; a lock lets two processes share the work; the checksum is checked)."""
+    rendered and put there (whole or not at all; a lock keeps two processes from rendering the same block; the checksum
+    is checked).
+
+    Raises:
+        UserError: when the cache can't be written.
+    """
     from filelock import FileLock
     from safetensors import SafetensorError
     from safetensors.torch import safe_open, save_file
 
     from .render import render
 
-    folder = cache_folder() / "curios" / f"{_version()}-{size}-{device.split(':')[0]}"
-    path = folder / f"{split}-{seed}-{start:06d}-{stop:06d}.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = _block(split, start, stop, seed, size, device)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Can't write to {path.parent} ({error.strerror}): name another folder in LDM_TUTORIAL_CACHE."
+        ) from None
 
     def digest(images: Tensor, masks: Tensor) -> str:
         return hashlib.sha256(images.numpy().tobytes() + masks.numpy().tobytes()).hexdigest()
@@ -97,7 +112,7 @@ def render_block(split: str, start: int, stop: int, seed: int, size: int, device
                 images, masks = f.get_tensor("images"), f.get_tensor("masks")
                 if f.metadata()["sha256"] == digest(images, masks):
                     return images, masks
-        except (OSError, SafetensorError, KeyError):
+        except (OSError, SafetensorError, KeyError, TypeError):
             pass  # absent or damaged: render it again
         scenes = [scene_at(split, i, seed)[0] for i in range(start, stop)]
         images = torch.empty(len(scenes), size, size, 3, dtype=torch.uint8)
@@ -124,6 +139,7 @@ class Curios(Dataset):
 
     Attributes: ``images`` uint8 [N, size, size, 3]; ``masks`` bool [N, size, size] (true where the object is);
     ``objects``, ``materials``, ``backgrounds`` int64 [N], indices into ``curios.OBJECTS`` and so on; ``captions`` a list.
+    ``size`` is even; a GPU, where there is one, renders (its pixels differ from the CPU's by rounding).
     An item is a dict of one row of each, the picture as float [3, size, size] in -1..1 and the label names as text.
 
     Raises:
@@ -139,15 +155,21 @@ class Curios(Dataset):
         self.split, self.seed = split, seed
         device = "cuda" if torch.cuda.is_available() else "cpu"
         jobs = [(split, a, min(a + BLOCK, count), seed, size, device) for a in range(0, count, BLOCK)]
-        folder = cache_folder() / "curios" / f"{_version()}-{size}-{device}"
-        todo = [j for j in jobs if not (folder / f"{split}-{seed}-{j[1]:06d}-{j[2]:06d}.safetensors").exists()]
-        workers = min(os.cpu_count() or 1, len(todo)) if device == "cpu" else 1
+        todo = [(s, a, b, *rest) for s, a, b, *rest in jobs if not _block(s, a, b, *rest).exists()]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(cores, 16, len(todo)) if device == "cpu" else 1
         total = sum(stop - start for _, start, stop, *_ in todo)
         with tqdm(total=total, desc=f"render {split}", unit=" pictures", disable=not (progress and todo)) as bar:
             if workers > 1:
-                with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-                    for done in pool.map(_worker, todo):
-                        bar.update(done)
+                try:
+                    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+                        for done in pool.map(_worker, todo):
+                            bar.update(done)
+                except BrokenProcessPool:
+                    raise UserError(
+                        "The processes that render have died: in a script, put your code under `if __name__ == '__main__':`; "
+                        "if it is there, free some memory."
+                    ) from None
             else:
                 for job in todo:
                     bar.update(_worker(job))
@@ -165,13 +187,13 @@ class Curios(Dataset):
     def __getitem__(self, i: int) -> dict:
         names = OBJECTS[self.objects[i]], list(MATERIALS)[self.materials[i]], BACKGROUNDS[self.backgrounds[i]]
         return {
-            "image": to_model(self.images[i : i + 1])[0], "mask": self.masks[i], "caption": self.captions[i],
+            "image": to_model(self.images[i][None])[0], "mask": self.masks[i], "caption": self.captions[i],
             "object": names[0], "material": names[1], "background": names[2],
         }  # fmt: skip
 
     def export(self, folder: str | Path) -> Path:
-        """Write PNGs and ``metadata.csv`` as ``datasets.load_dataset("imagefolder", data_dir=...)`` reads them, the masks
-        beside them in ``masks/`` (not part of the image folder's rows)."""
+        """Write ``<split>/NNNNNN.png`` and ``<split>/metadata.csv`` as ``datasets.load_dataset("imagefolder",
+        data_dir=folder)`` reads them; returns the folder."""
         from PIL import Image
 
         folder = Path(folder)

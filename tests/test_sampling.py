@@ -1,0 +1,184 @@
+"""Sampling: a seed is a picture, whatever the batch, and plain diffusers makes the same one from the same folder."""
+
+import numpy as np
+import pytest
+import torch
+
+from ldm_tutorial.errors import UserError
+from ldm_tutorial.models import load_models
+from ldm_tutorial.sampling import generators, initial_latents, sample, sample_latents
+
+PROMPTS = ["an armchair made of avocado on a pink background", "a golden duck"]
+FEW = {"steps": 5, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def models(tiny_folder):
+    return load_models(tiny_folder)
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> int:
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def test_pictures(models):
+    pictures = sample(models, PROMPTS, [1, 2], **FEW)
+    assert pictures.shape == (2, 64, 64, 3) and pictures.dtype == np.uint8
+    assert pictures.std() > 5  # not one flat colour
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_a_picture_of_a_batch_equals_the_picture_alone(models, sampler):
+    prompts, seeds = [*PROMPTS, "", PROMPTS[0]], [5, 6, 7, 2**63 - 1]
+    batch = sample(models, prompts, seeds, sampler=sampler, **FEW)
+    for k in range(4):
+        alone = sample(models, prompts[k : k + 1], seeds[k : k + 1], sampler=sampler, **FEW)
+        assert apart(alone[0], batch[k]) <= 1
+    reverse = sample(models, prompts[::-1], seeds[::-1], sampler=sampler, **FEW)
+    assert apart(reverse[::-1], batch) <= 1
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_the_seed_decides(models, sampler):
+    prompts = [PROMPTS[1]] * 3
+    a, b, c = sample(models, prompts, [4, 4, 5], sampler=sampler, **FEW)
+    assert apart(a, b) <= 1 and apart(a, c) > 50
+    again = sample(models, prompts, [4, 4, 5], sampler=sampler, **FEW)
+    assert np.array_equal(again, [a, b, c])
+    torch.manual_seed(123)  # the global stream of random numbers is neither read nor moved
+    before = torch.get_rng_state()
+    assert np.array_equal(sample(models, prompts, [4, 4, 5], sampler=sampler, **FEW), again)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_initial_noise_is_standard_normal(models):
+    noise = initial_latents(models, generators(range(200)))
+    assert noise.shape == (200, 8, 16, 16)
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
+    assert torch.equal(noise[17:18], initial_latents(models, generators([17])))
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("guided", {"guidance_scale": 3.0}),
+        ("unguided", {"guidance_scale": 1.0}),
+        ("negative", {"guidance_scale": 3.0, "negative_prompt": "a blue table"}),
+    ],
+)
+def test_plain_diffusers_makes_the_same_picture(models, plain, name, options):
+    found, _ = plain
+    theirs = (found[name] * 255).round().astype(np.uint8)
+    assert theirs.shape == (2, 64, 64, 3)
+    assert apart(sample(models, PROMPTS, [7, 8], **options, **FEW), theirs) <= 1
+    # The same from the same initial latents, given as they are.
+    latents = initial_latents(models, generators([7, 8]))
+    assert apart(sample(models, PROMPTS, [0, 0], latents=latents, **options, **FEW), theirs) <= 1
+
+
+@pytest.mark.parametrize("name, sampler", [("latents", "ddim"), ("ddpm", "ddpm")])
+def test_plain_diffusers_makes_the_same_latents(models, plain, name, sampler):
+    ours = sample_latents(models, PROMPTS, [7, 8], sampler=sampler, guidance_scale=3.0, **FEW).cpu()
+    torch.testing.assert_close(ours, torch.from_numpy(plain[0][name]), atol=2e-4, rtol=2e-4)
+
+
+def test_what_is_compared_differs(plain):
+    """The equalities above would be empty if prompt, guidance and sampler changed nothing."""
+    found, _ = plain
+    for a, b in [("guided", "unguided"), ("guided", "negative")]:
+        assert np.abs(found[a] - found[b]).max() > 0.02
+    assert np.abs(found["latents"] - found["ddpm"]).max() > 0.1
+
+
+@pytest.fixture
+def calls(models, monkeypatch) -> list[tuple]:
+    """Batch sizes and timesteps of the U-Net's calls."""
+    seen, real = [], models.unet.forward
+
+    def forward(z, t, **rest):
+        assert len(rest["encoder_hidden_states"]) == len(z)
+        seen.append((len(z), int(t)))
+        return real(z, t, **rest)
+
+    monkeypatch.setattr(models.unet, "forward", forward)
+    return seen
+
+
+@pytest.mark.parametrize("scale, rows", [(0.0, 3), (0.5, 3), (1.0, 3), (1.5, 6), (3, 6)])
+def test_guidance_at_most_one_costs_half(models, calls, scale, rows):
+    sample_latents(models, ["a mug"] * 3, [1, 2, 3], steps=4, guidance_scale=scale, progress=False)
+    assert [n for n, _ in calls] == [rows] * 4
+
+
+def test_timesteps_run_from_the_noisiest_end(models, calls):
+    sample_latents(models, ["a mug"], [1], steps=4, progress=False)
+    assert [t for _, t in calls] == [999, 749, 499, 249]  # "trailing"
+
+
+def test_guidance_moves_away_from_the_negative_prompt(models):
+    options = {"prompts": [PROMPTS[0]], "seeds": [3], **FEW}
+    free = sample_latents(models, **options)
+    steered = sample_latents(models, negative_prompt="a wooden bed on green", **options)
+    stronger = sample_latents(models, guidance_scale=8, **options)
+    other = sample_latents(models, **{**options, "prompts": [PROMPTS[1]]})
+    for latents in (steered, stronger, other):
+        assert (latents - free).abs().max() > 0.01
+    none = sample_latents(models, negative_prompt=PROMPTS[0], **options)  # away from what it goes to: no guidance at all
+    plain = sample_latents(models, guidance_scale=1, **options)
+    torch.testing.assert_close(none, plain, atol=1e-3, rtol=1e-3)
+
+
+def test_each_prompt_draws_its_own_picture(models):
+    a, b = (z[None] for z in sample_latents(models, PROMPTS, [3, 3], **FEW))
+    torch.testing.assert_close(a, sample_latents(models, PROMPTS[:1], [3], **FEW), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(b, sample_latents(models, PROMPTS[1:], [3], **FEW), atol=1e-4, rtol=1e-4)
+    assert (a - b).abs().max() > 0.01
+
+
+def test_callback_sees_every_step(models):
+    seen = []
+    z = sample_latents(models, PROMPTS, [1, 2], callback=lambda i, t, z: seen.append((i, int(t), z.clone())), **FEW)
+    assert [i for i, _, _ in seen] == [0, 1, 2, 3, 4]
+    assert [t for _, t, _ in seen] == sorted((t for _, t, _ in seen), reverse=True)
+    assert torch.equal(seen[-1][2], z) and not torch.equal(seen[-2][2], z)
+
+
+def test_one_ddim_step_by_hand(models):
+    """Song et al. 2021, eq. 12 with sigma = 0, from v: one step from the noisiest timestep to the clean picture."""
+    streams = generators([3])
+    z = initial_latents(models, streams)
+    a = models.scheduler.alphas_cumprod[999].to(z)
+    with torch.no_grad():
+        v = models.unet(z, 999, encoder_hidden_states=models.encode_text(["a mug"])).sample
+    expected = a.sqrt() * z - (1 - a).sqrt() * v  # alpha is 1 at the end: all that is left is the predicted picture
+    found = sample_latents(models, ["a mug"], [3], steps=1, guidance_scale=1, progress=False)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_progress_is_shown_or_not(models, capsys):
+    sample_latents(models, ["a mug"], [1], steps=2, progress=False)
+    assert capsys.readouterr() == ("", "")
+    sample_latents(models, ["a mug"], [1], steps=2)
+    assert "denoise" in capsys.readouterr().err
+
+
+def test_the_scheduler_is_left_alone(models):
+    before = dict(models.scheduler.config)
+    for sampler in ("ddpm", "ddim"):
+        sample_latents(models, ["a mug"], [1], steps=3, sampler=sampler, progress=False)
+    assert dict(models.scheduler.config) == before and len(models.scheduler.timesteps) == 1000
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"sampler": "euler"}, "no sampler 'euler'.*ddim, ddpm"),
+        ({"seeds": [1]}, "2 prompts need as many seeds, not 1"),
+        ({"seeds": [1, 2, 3]}, "2 prompts need as many seeds, not 3"),
+        ({"seeds": []}, "2 prompts need as many seeds, not 0"),
+    ],
+)
+def test_bad_calls(models, options, named):
+    with pytest.raises(UserError, match=named) as error:
+        sample(models, PROMPTS, **{"seeds": [1, 2], **options}, **FEW)
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)
