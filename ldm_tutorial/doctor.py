@@ -181,8 +181,10 @@ def check_gpu() -> Finding:
 
 
 def check_memory() -> Finding:
-    import psutil
-
+    try:
+        import psutil
+    except ImportError:
+        return Finding("fault", "psutil is missing", INSTALL)
     free = psutil.virtual_memory().available
     if free < MIN_MEMORY:
         return Finding("warn", f"memory: only {free / 2**30:.1f} GiB free", "close other programs: 3 GiB will do")

@@ -292,10 +292,15 @@ class Run:
     @property
     def tokenizer(self):
         if self._tokenizer is None:
+            from transformers import CLIPTokenizer
+
             from .curios import scene_at
             from .tokenizer import train_tokenizer
 
-            self._tokenizer = train_tokenizer([scene_at("train", i, SEED)[1] for i in range(4000)])
+            path = self.folder / "tokenizer"
+            if not path.exists():
+                train_tokenizer([scene_at("train", i, SEED)[1] for i in range(4000)]).save_pretrained(path)
+            self._tokenizer = CLIPTokenizer.from_pretrained(path)
         return self._tokenizer
 
     def part(self, name: str, **options) -> nn.Module:
@@ -321,7 +326,7 @@ class Run:
         """A digest of what a part learns from: the world and its captions; for the U-Net the two models before it."""
         if name == "unet":
             return digest(*self.part("vae").state_dict().values(), *self.part("clip").state_dict().values())
-        return digest(self.data.images, json.dumps([self.data.captions, self.tokenizer.get_vocab()]))
+        return digest(self.data.images, json.dumps([self.data.captions, sorted(self.tokenizer.get_vocab().items())]))
 
     def _vae(self, recipe: Recipe, options: dict) -> nn.Module:
         from .curios import to_model

@@ -38,6 +38,7 @@ def world():
     """One picture of every pair, drawn by two worker processes whatever the machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
         patch.setattr(os, "cpu_count", lambda: 2)
         return Curios("all", EVERY_PAIR, progress=False)
 

@@ -182,6 +182,17 @@ def test_a_finished_run_is_only_loaded(on_the_cpu, tmp_path):
     assert (tmp_path / "x.safetensors").read_bytes() == content and not again.training
 
 
+def test_a_second_interrupt_does_not_wait(on_the_cpu, tmp_path):
+    def twice(step, _):
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit("x", *line_problem(), RECIPE, tmp_path, progress=False, save_every=4, on_step=twice)
+    assert len(load_file(tmp_path / "x.safetensors")["losses"]) == 4
+
+
 def test_seeds_decide(on_the_cpu, tmp_path):
     def run(name, **changes):
         return fit(name, *line_problem(), Recipe(**{**RECIPE.__dict__, **changes}), tmp_path, progress=False)
@@ -323,6 +334,12 @@ def test_other_settings_are_refused(on_the_cpu, tmp_path, change):
     with pytest.raises(UserError, match="other settings") as error:
         fit("x", *line_problem(), Recipe(**{**RECIPE.__dict__, **change}), tmp_path, progress=False)
     assert "x.safetensors" in one_sentence(error) and (tmp_path / "x.safetensors").read_bytes() == before
+
+
+def test_other_origins_are_refused(on_the_cpu, tmp_path):
+    fit("x", *line_problem(), RECIPE, tmp_path, progress=False, about="one world")
+    with pytest.raises(UserError, match="other settings"):
+        fit("x", *line_problem(), RECIPE, tmp_path, progress=False, about="another world")
 
 
 def test_another_model_is_refused(on_the_cpu, tmp_path):
