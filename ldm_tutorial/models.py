@@ -7,6 +7,7 @@ this package) with two additions: ``clip/``, the whole CLIP model of which ``tex
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -40,7 +41,7 @@ class Profile:
 # quick: 2 CPU cores, under half an hour; evening: 2 CPU cores, about two hours; full: one data-centre GPU
 PROFILES = {
     "quick": Profile(8_192, (1_100, 16, 2e-3), (450, 128, 1e-3), (950, 64, 1e-3), (64, 128)),
-    "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_400, 64, 1e-3), (64, 128)),
+    "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_100, 64, 1e-3), (64, 128)),
     "full": Profile(60_000, (20_000, 64, 1e-3), (4_000, 512, 1e-3), (30_000, 256, 7e-4), (64, 128)),
 }
 
@@ -183,9 +184,7 @@ def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = Non
     }
     for name, part in parts.items():
         # A half-precision copy; the config keeps saying float32, so that loaders compute in float32 on every machine.
-        half = type(part).from_config(part.config) if hasattr(part, "from_config") else type(part)(part.config)
-        half.load_state_dict(part.state_dict())
-        half.half().save_pretrained(scratch / name, safe_serialization=True)
+        copy.deepcopy(part).half().save_pretrained(scratch / name, safe_serialization=True)
         file = scratch / name / "config.json"
         if "dtype" in (config := json.loads(file.read_text())):
             file.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
