@@ -18,35 +18,34 @@ def render(
     sheet: Annotated[
         Path | None, typer.Option(help="Draw all objects (rows) by all materials (columns) into this PNG.")
     ] = None,
-    count: Annotated[int, typer.Option(help="How many samples to write with --out.")] = 0,
+    count: Annotated[str, typer.Option(help="How many samples to write with --out.")] = "0",
     split: Annotated[str, typer.Option(help="train, validation, held_out or all.")] = "train",
     out: Annotated[Path | None, typer.Option(help="Folder for PNGs and metadata.csv.")] = None,
     seed: Annotated[str, typer.Option(help="Another seed gives other views.")] = "0",
 ) -> None:
     """Draw Curios: a contact sheet, or an image folder that datasets.load_dataset("imagefolder") reads."""
     from .curios import Curios, pairs
-    from .prompts import check_out, check_seed
+    from .prompts import check_out, check_seed, number
 
-    number = check_seed(seed)
+    first = check_seed(seed)
     if sheet is None and out is None:
         raise UserError("Nothing to draw: give --sheet FILE.png for the contact sheet, or --count N --out FOLDER for samples.")
     if sheet is not None:
         check_out(sheet)
     if out is not None:
         pairs(split)
-        if not 1 <= count <= 1_000_000:
-            raise UserError(f"{count} pictures is not a number to render: give --count from 1 to 1000000.")
+        samples = number(count, "The count", int, 1, 1_000_000, "a whole number from 1 to 1000000")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{str(out)!r} is not an empty folder: name a new one, so that nothing is mixed or overwritten.")
         out.mkdir(parents=True, exist_ok=True)
     if sheet is not None:
         from .show import contact_sheet
 
-        contact_sheet(number).save(sheet)
+        contact_sheet(first).save(sheet)
         print(f"wrote {sheet}")
     if out is not None:
-        Curios(split, count, number).export(out)
-        print(f"wrote {count} pictures and metadata.csv to {out / split}")
+        Curios(split, samples, first).export(out)
+        print(f"wrote {samples} pictures and metadata.csv to {out / split}")
 
 
 @app.command()
@@ -57,21 +56,21 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the finished model goes [default: RUN/curios-64].")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder for checkpoints [default: runs/PROFILE].")] = None,
-    scale: Annotated[float, typer.Option(help="Multiply the number of steps.")] = 1.0,
+    scale: Annotated[str, typer.Option(help="Multiply the number of steps.")] = "1",
 ) -> None:
     """Train from nothing; interrupt at will: the same command goes on where it stopped."""
     from accelerate import PartialState
 
     from .models import check_folder
     from .models import profile as choose
+    from .prompts import number
     from .training import Run
 
     name, _ = choose(profile)
-    if not 0 < scale <= 1000:
-        raise UserError(f"--scale {scale} won't do: give a number above 0 and at most 1000, for example 0.1 for a trial.")
+    times = number(scale, "The scale", float, 1e-6, 1000, "a number above 0 and at most 1000, for example 0.1 for a trial")
     if out is not None and part != "all":
         raise UserError(f"--out goes with `ldm train all`: {part!r} alone is kept in the folder of the run (--run).")
-    work = Run(run or Path("runs") / name, name, scale)
+    work = Run(run or Path("runs") / name, name, times)
     if part == "all":
         message = f"wrote {work.finish(check_folder(out or work.folder / 'curios-64'))}"
     else:

@@ -176,6 +176,20 @@ def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = Non
     folder = check_folder(folder)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        _write(models, scratch, clip)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(scratch, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _write(models: Models, scratch: Path, clip: CLIPModel | None) -> None:
     parts = {
         "vae": models.vae,
         "unet": models.unet,
@@ -188,6 +202,8 @@ def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = Non
         file = scratch / name / "config.json"
         if "dtype" in (config := json.loads(file.read_text())):
             file.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
+    models.tokenizer.backend_tokenizer.no_padding()  # what the last call asked for is no part of the model
+    models.tokenizer.backend_tokenizer.no_truncation()
     models.tokenizer.save_pretrained(scratch / "tokenizer")
     models.scheduler.save_pretrained(scratch / "scheduler")
     index = {
@@ -201,12 +217,6 @@ def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = Non
     files = sorted(p for p in scratch.rglob("*") if p.is_file())
     sums = {p.relative_to(scratch).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     (scratch / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(scratch, folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
 
 
 def check_files(folder: str | Path) -> None:

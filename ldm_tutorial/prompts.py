@@ -40,41 +40,41 @@ def check_prompt(prompt: object, tokenizer=None) -> str:
     limit = tokenizer.model_max_length if tokenizer else 77
     length = len(tokenizer(prompt, verbose=False).input_ids) if tokenizer and len(prompt) < 10_000 else len(prompt.split()) + 2
     if len(prompt) >= 10_000 or length > limit:
-        raise UserError(
-            f"The prompt is too long ({len(prompt)} characters, the model reads {limit} tokens): shorten it to a sentence."
-        )
+        size = f"{length} tokens" if len(prompt) < 10_000 else f"{len(prompt)} characters"
+        raise UserError(f"The prompt is too long ({size}, the model reads {limit} tokens): shorten it to a sentence.")
     return prompt
 
 
-def _number(value: object, name: str, kind: type, low: float, high: float, hint: str):
+def number(value: object, name: str, kind: type, low: float, high: float, hint: str):
+    """``value`` as ``kind`` if it lies within low..high, else UserError saying what to give instead."""
     try:
-        number = kind(str(value).strip())
-        good = low <= number <= high
+        result = kind(str(value).strip())
+        good = low <= result <= high
     except (TypeError, ValueError):
         good = False
     if not good or isinstance(value, bool):
         raise UserError(f"{name} {str(value)[:40]!r} won't do: give {hint}.")
-    return number
+    return result
 
 
 def check_seed(seed: object) -> int:
     """A whole number from 0 to 2**63 - 1, or UserError."""
-    return _number(seed, "The seed", int, 0, 2**63 - 1, "a whole number from 0 upwards, for example 7")
+    return number(seed, "The seed", int, 0, 2**63 - 1, "a whole number from 0 upwards, for example 7")
 
 
 def check_steps(steps: object) -> int:
     """A whole number from 1 to 1000, or UserError."""
-    return _number(steps, "The number of steps", int, 1, 1000, "a whole number from 1 to 1000, for example 20")
+    return number(steps, "The number of steps", int, 1, 1000, "a whole number from 1 to 1000, for example 20")
 
 
 def check_count(count: object) -> int:
     """A whole number from 1 to 256, or UserError."""
-    return _number(count, "The count", int, 1, 256, "a whole number from 1 to 256")
+    return number(count, "The count", int, 1, 256, "a whole number from 1 to 256")
 
 
 def check_guidance(scale: object) -> float:
     """A number from 0 to 50, or UserError."""
-    return _number(scale, "The guidance scale", float, 0, 50, "a number from 0 to 50, for example 3")
+    return number(scale, "The guidance scale", float, 0, 50, "a number from 0 to 50, for example 3")
 
 
 def check_out(path: str | Path) -> Path:
@@ -85,6 +85,8 @@ def check_out(path: str | Path) -> Path:
             f"Pictures are written as PNG: name the file {path.with_suffix('.png').name!r} instead of {path.name!r}."
         )
     try:
+        if "\0" in str(path):
+            raise OSError(22, "a file's name has no zero byte")
         if path.is_dir() or not path.name:
             raise UserError(f"{str(path)!r} is a folder: name a file in it, for example {str(path / 'picture.png')!r}.")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,11 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 3000) -> CLIPToke
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPLIT), "removed", invert=True), byte_level])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 256, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size - 2,
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        special_tokens=[c + "</w>" for c in alphabet],
+        show_progress=False,  # named here, or a hash map orders them
     )
     bpe.train_from_iterator([*captions, *common_words() * 5], trainer)
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]]

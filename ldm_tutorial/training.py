@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -175,9 +175,10 @@ def fit(
                 value = model(**rows)
             number = accelerator.reduce(value.detach().float(), "mean").item()
             if not math.isfinite(number):
+                kept = f"the last good state is in {path}; " if path.exists() else ""
                 raise UserError(
-                    f"The loss of {name} is no longer a number at step {step}: the last good state is in {path}; lower the "
-                    f"learning rate (now {recipe.lr}) and start again in another folder."
+                    f"The loss of {name} is no longer a number at step {step}: {kept}lower the learning rate (now {recipe.lr}) "
+                    "and start again in another folder."
                 )
             accelerator.backward(value)
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -234,7 +235,8 @@ def _save(path: Path, settings: str, losses: list[float], loss: nn.Module, optim
         save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, scratch, {"settings": settings})
         os.replace(scratch, path)
     except (OSError, SafetensorError) as error:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
         advice = "free some space or choose another folder; the last saved state is kept"
         raise UserError(f"Can't save the training state to {path} ({error}): {advice}.") from None
 
@@ -326,6 +328,8 @@ class Run:
         """A digest of what a part learns from: the world and its captions; for the U-Net the two models before it."""
         if name == "unet":
             return digest(*self.part("vae").state_dict().values(), *self.part("clip").state_dict().values())
+        if name == "vae":
+            return digest(self.data.images)
         return digest(self.data.images, json.dumps([self.data.captions, sorted(self.tokenizer.get_vocab().items())]))
 
     def _vae(self, recipe: Recipe, options: dict) -> nn.Module:

@@ -1,6 +1,7 @@
 """For every test: a cache of renders of its own, one torch thread, no network; and a tiny untrained model to play with."""
 
 import os
+import signal
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # read when the libraries are imported
 os.environ.pop("LDM_TUTORIAL_PROFILE", None)
@@ -8,6 +9,12 @@ os.environ.pop("LDM_TUTORIAL_PROFILE", None)
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts():
+    """Ctrl-C interrupts, also where the tests were started in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -122,6 +122,6 @@ def parse(text: str) -> tuple[str | None, str | None, str | None]:
 
 def _first(text: str, names: dict[str, str]) -> str | None:
     for form in sorted(names, key=len, reverse=True):  # the longest wins: "candy cane" before "cane"
-        if re.search(rf"(?<![a-z]){re.escape(form)}(?![a-z])", text):
+        if re.search(rf"(?<![a-z]){re.escape(form)}s?(?![a-z])", text):
             return names[form]
     return None
