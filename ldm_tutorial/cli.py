@@ -72,7 +72,9 @@ def train(
         raise UserError(f"--out goes with `ldm train all`: {part!r} alone is kept in the folder of the run (--run).")
     work = Run(run or Path("runs") / name, name, times)
     if part == "all":
-        message = f"wrote {work.finish(check_folder(out or work.folder / 'curios-64'))}"
+        target = out or work.folder / "curios-64"
+        check_folder(target)
+        message = f"wrote {work.finish(target)}"
     else:
         work.part(part)
         message = f"{part} is trained; its state is in {work.folder}"
