@@ -213,7 +213,7 @@ def test_train_is_resumable_and_says_where(ldm, tmp_path, monkeypatch):
     assert status == 0 and "clip is trained" in out and "runs/trial" in out
     assert {p.name for p in (tmp_path / "runs" / "trial").iterdir()} == {"clip.safetensors", "tokenizer"}
     status, out, _ = ldm("train", "--profile", "trial", "--run", "runs/trial", "--out", "model")
-    assert (status, out) == (0, f"wrote {tmp_path / 'model'}\n")
+    assert status == 0 and out == "wrote model\n"  # the path as it was given
     assert ldm("generate", "a mug", "--model", "model", *FEW)[0] == 0
     status, _, said = ldm("train", "clip", "--profile", "trial", "--scale", 2)  # another recipe in the same folder
     assert status == 2 and "other settings" in said
