@@ -36,6 +36,7 @@ class Profile:
     clip: tuple[int, int, float]
     unet: tuple[int, int, float]
     unet_channels: tuple[int, ...]
+    judge: tuple[int, int, float] = (4_000, 128, 2e-3)
 
 
 # quick: 2 CPU cores, under half an hour; evening: 2 CPU cores, about two hours; full: one data-centre GPU
@@ -130,12 +131,15 @@ class Models:
             part.to(device).requires_grad_(False).eval()
         return self
 
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """Texts -> ``input_ids`` [B, 77], padded to the tokenizer's full length, as the pipeline does."""
+        t = self.tokenizer
+        return t(prompts, padding="max_length", max_length=t.model_max_length, truncation=True, return_tensors="pt").input_ids
+
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
-        """Texts -> ``encoder_hidden_states`` [B, 77, 128] (padded to the tokenizer's full length, as the pipeline does)."""
-        t = self.tokenizer
-        ids = t(prompts, padding="max_length", max_length=t.model_max_length, truncation=True, return_tensors="pt").input_ids
-        return self.text_encoder(ids.to(self.device))[0]
+        """Texts -> ``encoder_hidden_states`` [B, 77, 128]."""
+        return self.text_encoder(self.tokenize(prompts).to(self.device))[0]
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

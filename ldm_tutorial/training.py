@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable
@@ -87,13 +88,18 @@ class CLIPLoss(nn.Module):
 
 
 class DiffusionLoss(nn.Module):
-    """Mean squared error of the U-Net's prediction of v = sqrt(a) noise - sqrt(1 - a) latents (Salimans and Ho 2022)."""
+    """Mean squared error of the U-Net's prediction of v = sqrt(a) noise - sqrt(1 - a) latents (Salimans and Ho 2022).
 
-    def __init__(self, unet: nn.Module, scheduler):
+    The text comes as ``encoder_hidden_states`` [B, 77, 128], or as ``input_ids`` [B, 77] for a ``text_encoder`` that learns too.
+    """
+
+    def __init__(self, unet: nn.Module, scheduler, text_encoder: nn.Module | None = None):
         super().__init__()
-        self.unet, self.scheduler = unet, scheduler
+        self.unet, self.scheduler, self.text_encoder = unet, scheduler, text_encoder
 
-    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, encoder_hidden_states=None, input_ids=None) -> Tensor:
+        if self.text_encoder is not None:
+            encoder_hidden_states = self.text_encoder(input_ids)[0]
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = self.scheduler.get_velocity(latents, noise, timesteps)
         return F.mse_loss(self.unet(noisy, timesteps, encoder_hidden_states).sample, target)
@@ -311,8 +317,8 @@ class Run:
         Raises:
             UserError: for an unknown name.
         """
-        if name not in ("vae", "clip", "unet"):
-            raise UserError(f"There is no part {name!r} to train: choose vae, clip, unet or all.")
+        if name not in ("vae", "clip", "unet", "judge"):
+            raise UserError(f"There is no part {name!r} to train: choose vae, clip, unet, judge, companions or all.")
         if name not in self._parts:
             torch.manual_seed(SEED)  # initial weights
             self._parts[name] = getattr(self, f"_{name}")(self.recipe(name), options)
@@ -328,7 +334,7 @@ class Run:
         """A digest of what a part learns from: the world and its captions; for the U-Net the two models before it."""
         if name == "unet":
             return digest(*self.part("vae").state_dict().values(), *self.part("clip").state_dict().values())
-        if name == "vae":
+        if name in ("vae", "judge"):
             return digest(self.data.images)
         return digest(self.data.images, json.dumps([self.data.captions, sorted(self.tokenizer.get_vocab().items())]))
 
@@ -365,57 +371,87 @@ class Run:
         return clip
 
     def _unet(self, recipe: Recipe, options: dict) -> nn.Module:
-        models = self.models(unet=build_unet(channels=self.profile.unet_channels)).to(default_device())
-        latents, text, empty = self.embeddings(models)
-        models.unet.requires_grad_(True)
+        """Learns together with its text encoder, which starts as the text half of CLIP: frozen, it names unseen pairs less well."""
+        from .curios.captions import BACKGROUNDS, MATERIALS, OBJECTS, caption
 
-        def draw(g, drop: float = 0.1):
+        models = self.models(unet=build_unet(channels=self.profile.unet_channels)).to(default_device())
+        latents, data, materials = self.latents(models), self.data, list(MATERIALS)
+        for part in (models.unet, models.text_encoder):
+            part.requires_grad_(True)
+
+        def words(i: int, rng: random.Random) -> str:
+            if rng.random() < 0.1:
+                return ""  # caption dropout: what guidance needs
+            return caption(OBJECTS[data.objects[i]], materials[data.materials[i]], BACKGROUNDS[data.backgrounds[i]], rng)
+
+        def draw(g):
             n = recipe.batch
             chosen = torch.randint(len(latents), (n,), generator=g)
             noise = torch.randn(n, *latents.shape[1:], generator=g)
             timesteps = torch.randint(models.scheduler.config.num_train_timesteps, (n,), generator=g)
-            keep = (torch.rand(n, generator=g) >= drop)[:, None, None]  # caption dropout: what guidance needs
-            states = torch.where(keep, text[chosen].float(), empty)
-            return {"latents": latents[chosen], "noise": noise, "timesteps": timesteps, "encoder_hidden_states": states}
+            rng = random.Random(torch.randint(2**31, (1,), generator=g).item())
+            ids = models.tokenize([words(i, rng) for i in chosen.tolist()])
+            return {"latents": latents[chosen], "noise": noise, "timesteps": timesteps, "input_ids": ids}
 
-        self._fit("unet", DiffusionLoss(models.unet, models.scheduler), draw, recipe, options)
+        self._fit("unet", DiffusionLoss(models.unet, models.scheduler, models.text_encoder), draw, recipe, options)
+        self._parts["text_encoder"] = models.text_encoder
         return models.unet
 
+    def _judge(self, recipe: Recipe, options: dict) -> nn.Module:
+        """Learns from renders of all pairs: the training pictures, and as many of each held-out pair."""
+        from .curios import Curios, pairs
+        from .evaluation import Judge, JudgeLoss
+
+        judge, seen = Judge(), self.data
+        rest = Curios("held_out", len(seen) * len(pairs("held_out")) // len(pairs("train")), SEED, progress=self.progress)
+        images = torch.cat([seen.images, rest.images])
+        labels = torch.cat([torch.stack([d.objects, d.materials, d.backgrounds], 1) for d in (seen, rest)])
+
+        def draw(g):
+            from .curios import to_model
+
+            chosen = torch.randint(len(images), (recipe.batch,), generator=g)
+            x, n = to_model(images[chosen]), recipe.batch
+            spoil, grain = torch.rand(n, 2, generator=g) ** 2, torch.randn(x.shape, generator=g)
+            dx, dy = torch.randint(-2, 3, (2,), generator=g).tolist()
+            return {"images": x.roll((dx, dy), (2, 3)), "labels": labels[chosen], "spoil": spoil, "grain": grain}
+
+        self._fit("judge", JudgeLoss(judge), draw, recipe, options)
+        return judge
+
     def models(self, unet: nn.Module | None = None) -> Models:
-        """The parts joined, with the text half of CLIP as the text encoder."""
+        """The parts joined; around a new ``unet``, the text encoder is the text half of CLIP."""
         from transformers import CLIPTextModel
 
         vae, clip = self.part("vae"), self.part("clip")
+        if unet is None:
+            unet = self.part("unet")
+            return Models(vae, unet, self._parts["text_encoder"], self.tokenizer, build_scheduler())
         text_encoder = CLIPTextModel(clip.config.text_config)
         half = clip.text_model.state_dict()
         text_encoder.load_state_dict({k: half[k.removeprefix("text_model.")] for k in text_encoder.state_dict()})
-        return Models(vae, unet or self.part("unet"), text_encoder.eval(), self.tokenizer, build_scheduler())
+        return Models(vae, unet, text_encoder.eval(), self.tokenizer, build_scheduler())
 
     @torch.no_grad()
-    def embeddings(self, models: Models) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [N, 8, 16, 16], text states fp16 [N, 77, 128] of all training samples and the empty text's [1, 77, 128]:
-        computed once and cached in the run's folder (neither autoencoder nor text encoder changes any more)."""
+    def latents(self, models: Models) -> Tensor:
+        """Latents [N, 8, 16, 16] of all training pictures: computed once and cached in the run's folder."""
         from tqdm.auto import tqdm
 
         from .curios import to_model
 
-        n, path, origin = len(self.data), self.folder / "embeddings.safetensors", self.origin("unet")
+        n, path, origin = len(self.data), self.folder / "latents.safetensors", self.origin("unet")
         try:
             with safe_open(path, "pt") as f:
                 if f.metadata()["origin"] == origin:
-                    return f.get_tensor("latents"), f.get_tensor("text"), f.get_tensor("empty")
+                    return f.get_tensor("latents")
         except (OSError, SafetensorError, KeyError, TypeError):
             pass  # absent or damaged: compute it again
-        latents, text = [], []
-        for i in tqdm(range(0, n, 128), desc="embed", disable=not self.progress):
-            latents.append(models.encode(to_model(self.data.images[i : i + 128])).cpu())
-            text.append(models.encode_text(self.data.captions[i : i + 128]).half().cpu())
-        found = {"latents": torch.cat(latents), "text": torch.cat(text), "empty": models.encode_text([""]).cpu()}
-        found = {k: v.contiguous() for k, v in found.items()}  # memory may be laid out by channel
+        chunks = tqdm(range(0, n, 128), desc="encode", disable=not self.progress)
+        latents = torch.cat([models.encode(to_model(self.data.images[i : i + 128])).cpu() for i in chunks]).contiguous()
         scratch = path.with_suffix(f".{os.getpid()}.part")
-        save_file(found, scratch, {"origin": origin})
+        save_file({"latents": latents}, scratch, {"origin": origin})
         os.replace(scratch, path)
-        return found["latents"], found["text"], found["empty"]
+        return latents
 
     def finish(self, out: str | Path) -> Path:
         """Train whatever is missing and write the folder that plain diffusers loads (one process writes)."""

@@ -1,0 +1,77 @@
+"""Which word looks where: recording cross-attention while a U-Net runs, and turning it into heat maps.
+
+The recording processor computes what diffusers' own does, softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1), and
+keeps the softmax. Heat maps of words after Tang et al. 2023, *What the DAAM*.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import UserError
+
+
+class _Recorder:
+    """An attention processor that also stores the probabilities of each call under its layer's name."""
+
+    def __init__(self, name: str, maps: dict[str, list[Tensor]]):
+        self.name, self.maps = name, maps
+
+    def __call__(self, attn, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask=None, **_) -> Tensor:
+        query = attn.head_to_batch_dim(attn.to_q(hidden_states))  # [B * heads, pixels, d]
+        key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))  # [B * heads, tokens, d]
+        value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
+        probabilities = attn.get_attention_scores(query, key, attention_mask)  # [B * heads, pixels, tokens]
+        self.maps.setdefault(self.name, []).append(probabilities.detach().float().unflatten(0, (-1, attn.heads)).cpu())
+        return attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(probabilities @ value)))
+
+
+@contextmanager
+def record_attention(unet) -> Iterator[dict[str, list[Tensor]]]:
+    """While it lasts, every U-Net call adds one entry [B, heads, pixels, tokens] to each cross-attention layer's list.
+
+    With guidance, the first half of the batch is the unconditional one. The U-Net's own processors come back at the end::
+
+        with record_attention(models.unet) as maps:
+            sample(models, ["an armchair made of avocado"], [7])
+        maps["mid_block.attentions.0.transformer_blocks.0.attn2"][-1].shape  # the last step
+    """
+    before, maps = unet.attn_processors, {}
+    cross = {name: name.removesuffix(".processor") for name in before if ".attn2." in name}
+    unet.set_attn_processor({name: _Recorder(cross[name], maps) if name in cross else old for name, old in before.items()})
+    try:
+        yield maps
+    finally:
+        unet.set_attn_processor(before)
+
+
+def word_tokens(tokenizer, prompt: str, word: str) -> list[int]:
+    """The positions in the sequence of tokens (the start token is 0) that spell ``word``, its first mention.
+
+    Raises:
+        UserError: when the prompt does not hold the word.
+    """
+    found = re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", prompt.lower())
+    if not word.strip() or not found:
+        raise UserError(f"{word!r} is no word of the prompt {prompt!r}: choose one that stands in it.")
+    spans = tokenizer.backend_tokenizer.encode(prompt).offsets
+    places = [i for i, (a, b) in enumerate(spans) if a < found.end() and b > found.start()]
+    return [i for i in places if i < tokenizer.model_max_length]
+
+
+def heat_maps(attention: Tensor, tokens: list[list[int]], size: int = 64) -> Tensor:
+    """Attention [B, heads, pixels, tokens] and each picture's token positions -> maps [B, size, size], each from 0 to 1.
+
+    The mean over heads and over the tokens of the word, enlarged bilinearly from the U-Net's own resolution.
+    """
+    side = round(attention.shape[2] ** 0.5)
+    maps = torch.stack([a.mean(0)[:, t].mean(1) for a, t in zip(attention, tokens, strict=True)])
+    maps = F.interpolate(maps.view(-1, 1, side, side), size=(size, size), mode="bilinear")[:, 0]
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=1e-8)
