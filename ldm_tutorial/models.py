@@ -36,7 +36,7 @@ class Profile:
     clip: tuple[int, int, float]
     unet: tuple[int, int, float]
     unet_channels: tuple[int, ...]
-    judge: tuple[int, int, float] = (4_000, 128, 2e-3)
+    judge: tuple[int, int, float] = (2_600, 128, 2e-3)
 
 
 # quick: 2 CPU cores, under half an hour; evening: 2 CPU cores, about two hours; full: one data-centre GPU

@@ -77,18 +77,16 @@ def check_guidance(scale: object) -> float:
     return number(scale, "The guidance scale", float, 0, 50, "a number from 0 to 50, for example 3")
 
 
-def check_out(path: str | Path) -> Path:
-    """A PNG path in a folder that can be written (it is made if it does not exist), or UserError."""
-    path = Path(path)
-    if path.suffix.lower() != ".png" and path.name and not path.is_dir():
-        raise UserError(
-            f"Pictures are written as PNG: name the file {path.with_suffix('.png').name!r} instead of {path.name!r}."
-        )
+def check_out(path: str | Path, suffix: str = ".png") -> Path:
+    """The path of a PNG (or ``suffix``) in a folder that can be written (it is made if it does not exist), or UserError."""
+    path, kind = Path(path), {".png": "Pictures are written as PNG", ".json": "Numbers are written as JSON"}[suffix]
+    if path.suffix.lower() != suffix and path.name and not path.is_dir():
+        raise UserError(f"{kind}: name the file {path.with_suffix(suffix).name!r} instead of {path.name!r}.")
     try:
         if "\0" in str(path):
             raise OSError(22, "a file's name has no zero byte")
         if path.is_dir() or not path.name:
-            raise UserError(f"{str(path)!r} is a folder: name a file in it, for example {str(path / 'picture.png')!r}.")
+            raise UserError(f"{str(path)!r} is a folder: name a file in it, for example {str(path / ('picture' + suffix))!r}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         writable = os.access(path if path.exists() else path.parent, os.W_OK)
     except OSError as error:
