@@ -1,4 +1,4 @@
-"""The command line, ``ldm``: render, train, generate, doctor. Heavy libraries are imported by the command that needs them."""
+"""The command line, ``ldm``: render, train, generate, evaluate, doctor. Each imports what it needs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def render(
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="all, vae, clip or unet.")] = "all",
+    part: Annotated[str, typer.Argument(help="all, vae, clip, unet, judge or companions.")] = "all",
     profile: Annotated[
         str | None, typer.Option(help="quick (2 CPU cores, half an hour), evening (two hours) or full (a GPU).")
     ] = None,
@@ -68,13 +68,26 @@ def train(
 
     name, _ = choose(profile)
     times = number(scale, "The scale", float, 1e-6, 1000, "a number above 0 and at most 1000, for example 0.1 for a trial")
-    if out is not None and part != "all":
-        raise UserError(f"--out goes with `ldm train all`: {part!r} alone is kept in the folder of the run (--run).")
+    if out is not None and part not in ("all", "judge", "companions"):
+        raise UserError(f"--out goes with all, judge and companions: {part!r} is kept in the run's folder (--run).")
     work = Run(run or Path("runs") / name, name, times)
     if part == "all":
         target = out or work.folder / "curios-64"
         check_folder(target)
         message = f"wrote {work.finish(target)}"
+    elif part == "judge":
+        from .evaluation import save_judge
+
+        target = out or work.folder / "judge"
+        judge = work.part("judge")
+        if PartialState().is_main_process:
+            save_judge(judge, target)
+        message = f"wrote {target}"
+    elif part == "companions":
+        from .companions import train_companions
+
+        folder = run or Path("runs") / "companions"
+        message = f"wrote {train_companions(folder, out or folder / 'companions', times)}"
     else:
         work.part(part)
         message = f"{part} is trained; its state is in {work.folder}"
@@ -86,11 +99,12 @@ def train(
 def generate(
     prompt: Annotated[str, typer.Argument(help="For example: an armchair made of avocado.")],
     seed: Annotated[str, typer.Option(help="The first picture's seed.")] = "0",
-    steps: Annotated[str, typer.Option(help="Denoising steps, 1 to 1000.")] = "20",
+    steps: Annotated[str | None, typer.Option(help="Denoising steps, 1 to 1000 [default: 20].")] = None,
     guidance: Annotated[str, typer.Option(help="Guidance scale: up to 1 is none, 3 is usual here.")] = "3",
     count: Annotated[str, typer.Option(help="How many pictures, with seeds counting up.")] = "1",
     out: Annotated[Path, typer.Option(help="PNG file; with --count also FILE-SEED.png each.")] = Path("picture.png"),
-    sampler: Annotated[str, typer.Option(help="ddim or ddpm.")] = "ddim",
+    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm or dpm++ (DPM-Solver++) [default: ddim].")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="dpm++, in few steps, guided only where it matters.")] = False,
     negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
     model: Annotated[
         Path | None, typer.Option(help="A folder as `ldm train` writes it [default: the shipped weights].")
@@ -99,12 +113,9 @@ def generate(
     """Turn a prompt into pictures."""
     from . import prompts as p
 
-    first, n, step_count, scale = (
-        p.check_seed(seed),
-        p.check_count(count),
-        p.check_steps(steps),
-        p.check_guidance(guidance),
-    )
+    first, n, scale = p.check_seed(seed), p.check_count(count), p.check_guidance(guidance)
+    given = {} if steps is None else {"steps": p.check_steps(steps)}
+    given |= {} if sampler is None else {"sampler": sampler}
     p.check_prompt(prompt)
     p.check_out(out)
     if negative:
@@ -113,7 +124,7 @@ def generate(
     from PIL import Image
 
     from .models import WEIGHTS, load_models
-    from .sampling import sample
+    from .sampling import FAST, sample
     from .show import grid
 
     models = load_models(model or WEIGHTS)
@@ -121,9 +132,8 @@ def generate(
     if note := p.note_unknown_words(prompt):
         print(note, file=sys.stderr)
     seeds = [first + i for i in range(n)]
-    pictures = sample(
-        models, [prompt] * n, seeds, steps=step_count, guidance_scale=scale, sampler=sampler, negative_prompt=negative
-    )
+    options = {"guidance_scale": scale, "negative_prompt": negative, **(FAST if fast else {}), **given}
+    pictures = sample(models, [prompt] * n, seeds, **options)
     if n > 1:
         for number, picture in zip(seeds, pictures, strict=True):
             path = out.with_name(f"{out.stem}-{number}{out.suffix}")
@@ -133,6 +143,42 @@ def generate(
     else:
         Image.fromarray(pictures[0]).save(out)
     print(f"wrote {out}")
+
+
+@app.command()
+def evaluate(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer pictures: a rougher answer in minutes.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here (overwritten).")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Also draw one generated picture a pair into this PNG.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A folder as `ldm train` writes it [default: the shipped weights].")
+    ] = None,
+) -> None:
+    """Measure a model: every number with its count and its 95% interval (2 CPU cores: up to 40 minutes, --quick 5)."""
+    import json
+
+    from .evaluation import SIZES, load_judge, table
+    from .evaluation import evaluate as measure
+    from .models import WEIGHTS, load_clip, load_models
+    from .prompts import check_out
+
+    for file in (f for f in (json_file, sheet) if f is not None):
+        check_out(file, ".json" if file is json_file else ".png")
+    folder = model or WEIGHTS
+    models, size = load_models(folder), "quick" if quick else "full"
+    found, pictures = measure(models, load_clip(folder), load_judge(), size)
+    print(table(found))
+    if json_file is not None:
+        scratch = json_file.with_suffix(".part")
+        scratch.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        scratch.replace(json_file)
+        print(f"wrote {json_file}")
+    if sheet is not None:
+        from .evaluation import one_a_pair
+        from .show import contact_sheet
+
+        contact_sheet(images=one_a_pair(models, pictures, SIZES[size]["prompts"])).save(sheet)
+        print(f"wrote {sheet}")
 
 
 @app.command()

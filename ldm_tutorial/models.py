@@ -41,7 +41,7 @@ class Profile:
 
 # quick: 2 CPU cores, under half an hour; evening: 2 CPU cores, about two hours; full: one data-centre GPU
 PROFILES = {
-    "quick": Profile(8_192, (1_100, 16, 2e-3), (450, 128, 1e-3), (950, 64, 1e-3), (64, 128)),
+    "quick": Profile(8_192, (800, 16, 2e-3), (250, 128, 1e-3), (800, 64, 1e-3), (64, 128)),
     "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_100, 64, 1e-3), (64, 128)),
     "full": Profile(60_000, (20_000, 64, 1e-3), (4_000, 512, 1e-3), (30_000, 256, 7e-4), (64, 128)),
 }

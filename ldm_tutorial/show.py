@@ -126,15 +126,26 @@ def latent_maps(latents) -> np.ndarray:
     return ((z / 6 + 0.5).clip(0, 1) * 255).astype(np.uint8)
 
 
-def contact_sheet(seed: int = 0, zoom: int = 1) -> Image.Image:
-    """Every object (rows) in every material (columns), one view of each, with their names; held-out pairs are framed."""
+def heat_overlay(image, heat) -> np.ndarray:
+    """A picture [64, 64] pixels under a heat map [64, 64] of 0 (dark blue) to 1 (yellow): uint8 [64, 64, 3]."""
+    from matplotlib import colormaps
+
+    tint = colormaps["viridis"](_array(heat))[..., :3] * 255
+    return (0.35 * as_uint8(image) + 0.65 * tint).astype(np.uint8)
+
+
+def contact_sheet(seed: int = 0, zoom: int = 1, images=None) -> Image.Image:
+    """Every object (rows) in every material (columns), one view of each, with their names; held-out pairs are framed.
+
+    ``images`` uint8 [288, 64, 64, 3], in the order of ``pairs("all")``, replaces the renders."""
     from PIL import ImageDraw
 
     from .curios import MATERIALS, OBJECTS, Curios, held_out
 
-    data = Curios("all", len(OBJECTS) * len(MATERIALS), seed)
+    if images is None:
+        images = Curios("all", len(OBJECTS) * len(MATERIALS), seed).images
     frames = [COLORS["red"] if held_out(o, m) else None for o in OBJECTS for m in MATERIALS]
-    table = grid(data.images.numpy(), len(MATERIALS), zoom, 3, frames)
+    table = grid(_array(images), len(MATERIALS), zoom, 3, frames)
     left, top = 92, 22
     sheet = Image.new("RGB", (table.width + left, table.height + top), "white")
     sheet.paste(table, (left, top))
@@ -184,64 +195,3 @@ class LiveCurve:
             axis.legend(loc="upper right")
         axis.set(xlim=(0, self.steps), xlabel="step", ylabel="loss", title=self.title)
         return png(figure)
-
-
-def system_map(shapes: dict[str, Sequence[int] | int]):
-    """The whole system with the shape of what flows along every arrow; counterpart of Rombach et al. 2022, figure 3.
-
-    ``shapes`` holds, without the batch: "image", "latents", "noise", "noisy", "denoised", "picture" (channels, height,
-    width), "prompt" (number of characters), "tokens" (their number), "text" (tokens, width).
-    """
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import FancyBboxPatch
-
-    style()
-    figure, axis = plt.subplots(figsize=(10, 6.4))
-    figure.subplots_adjust(0, 0, 1, 1)
-    axis.set(xlim=(0, 10), ylim=(0, 6.4))
-    axis.axis("off")
-    label = {k: "×".join(map(str, v)) if isinstance(v, Sequence) else str(v) for k, v in shapes.items()}
-
-    def box(x: float, y: float, width: float, text: str, space: str, part: bool = False) -> None:
-        """A box around (x, y): filled for a network or other part that computes, white for what flows."""
-        patch = {"boxstyle": "round,pad=0,rounding_size=0.12", "edgecolor": SPACES[space], "linewidth": 2}
-        fill = SPACES[space] if part else "white"
-        axis.add_patch(FancyBboxPatch((x - width / 2, y - 0.35), width, 0.7, facecolor=fill, **patch))
-        look = {"color": "white", "weight": "bold"} if part else {"color": COLORS["ink"]}
-        axis.text(x, y - 0.02, text, ha="center", va="center", fontsize=14, linespacing=1.05, **look)
-
-    def arrow(start: tuple, end: tuple, text: str, at: tuple, training: bool = False, bend: float = 0) -> None:
-        line = {"arrowstyle": "-|>", "mutation_scale": 20, "linewidth": 2, "color": COLORS["ink"], "shrinkA": 0, "shrinkB": 0}
-        if training:  # a dashed shaft under a head of its own: dashes would fray the head
-            axis.plot(*zip(start, end, strict=True), color=COLORS["ink"], linewidth=2, linestyle=(0, (3, 2)))
-            start = tuple(b - 0.02 * ((b > a) - (b < a)) for a, b in zip(start, end, strict=True))
-        axis.annotate("", end, start, arrowprops=line | {"connectionstyle": f"arc3,rad={bend}"})
-        axis.text(*at, text, ha="center", va="center", fontsize=13, color=COLORS["ink"])
-
-    for name, left, low, width in (("pixel", 0.1, 0.1, 2.6), ("latent", 2.9, 0.1, 4.3), ("text", 7.4, 1.5, 2.5)):
-        tint = {"boxstyle": "round,pad=0,rounding_size=0.2", "facecolor": SPACES[name] + "1c", "edgecolor": "none"}
-        axis.add_patch(FancyBboxPatch((left, low), width, 6.3 - low, **tint))
-        title = name if name == "text" else f"{name} space"
-        axis.text(left + width / 2, 5.98, title, ha="center", va="center", fontsize=16, weight="bold", color=SPACES[name])
-
-    for y, text, part in ((5.25, "image", 0), (3.7, "encoder", 1), (2.15, "decoder", 1), (0.6, "picture", 0)):
-        box(1.4, y, 1.8, text, "pixel", bool(part))
-    for y, text, part in ((5.25, "prompt", 0), (3.7, "tokenizer", 1), (2.15, "text encoder", 1)):
-        box(8.65, y, 2.1, text, "text", bool(part))
-    box(5.25, 5.25, 2.3, "random noise", "latent")
-    box(4.85, 3.7, 1.5, "add noise", "latent", True)
-    box(5.25, 2.15, 2.3, "U-Net with\ncross-attention", "latent", True)
-    arrow((1.4, 4.9), (1.4, 4.05), label["image"], (0.82, 4.48), training=True)
-    arrow((2.3, 3.7), (4.1, 3.7), label["latents"], (3.5, 3.93), training=True)
-    arrow((4.85, 4.9), (4.85, 4.05), label["noise"], (4.27, 4.48), training=True)
-    arrow((4.85, 3.35), (4.85, 2.5), label["noisy"], (4.27, 2.93), training=True)
-    arrow((6.0, 4.9), (6.0, 2.5), label["noise"], (6.58, 2.93))
-    arrow((5.95, 1.8), (4.55, 1.8), f"{label['noisy']}, a little cleaner each time", (5.05, 0.75), bend=-0.9)
-    arrow((4.1, 2.15), (2.3, 2.15), label["denoised"], (3.5, 2.38))
-    arrow((1.4, 1.8), (1.4, 0.95), label["picture"], (0.82, 1.38))
-    arrow((8.3, 4.9), (8.3, 4.05), f"{label['prompt']} characters", (9.1, 4.48))
-    arrow((8.3, 3.35), (8.3, 2.5), f"{label['tokens']} tokens", (8.95, 2.93))
-    arrow((7.6, 2.15), (6.4, 2.15), label["text"], (6.81, 2.38))
-    arrow((7.4, 0.95), (8.0, 0.95), "making a picture", (8.98, 0.95))
-    arrow((7.4, 0.5), (8.0, 0.5), "only in training", (8.91, 0.5), training=True)
-    return figure

@@ -90,7 +90,7 @@ class CLIPLoss(nn.Module):
 class DiffusionLoss(nn.Module):
     """Mean squared error of the U-Net's prediction of v = sqrt(a) noise - sqrt(1 - a) latents (Salimans and Ho 2022).
 
-    The text comes as ``encoder_hidden_states`` [B, 77, 128], or as ``input_ids`` [B, 77] for a ``text_encoder`` that learns too.
+    The text comes as ``encoder_hidden_states`` [B, 77, 128], or as ``input_ids`` [B, 77] of a ``text_encoder`` that learns too.
     """
 
     def __init__(self, unet: nn.Module, scheduler, text_encoder: nn.Module | None = None):
@@ -371,7 +371,7 @@ class Run:
         return clip
 
     def _unet(self, recipe: Recipe, options: dict) -> nn.Module:
-        """Learns together with its text encoder, which starts as the text half of CLIP: frozen, it names unseen pairs less well."""
+        """Learns together with its text encoder, which starts as the text half of CLIP: frozen, it is worse at unseen pairs."""
         from .curios.captions import BACKGROUNDS, MATERIALS, OBJECTS, caption
 
         models = self.models(unet=build_unet(channels=self.profile.unet_channels)).to(default_device())

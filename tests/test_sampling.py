@@ -6,7 +6,7 @@ import torch
 
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.models import load_models
-from ldm_tutorial.sampling import generators, initial_latents, sample, sample_latents
+from ldm_tutorial.sampling import FAST, SAMPLERS, compile_unet, generators, initial_latents, sample, sample_latents
 
 PROMPTS = ["an armchair made of avocado on a pink background", "a golden duck"]
 FEW = {"steps": 5, "progress": False}
@@ -27,7 +27,7 @@ def test_pictures(models):
     assert pictures.std() > 5  # not one flat colour
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_picture_of_a_batch_equals_the_picture_alone(models, sampler):
     prompts, seeds = [*PROMPTS, "", PROMPTS[0]], [5, 6, 7, 2**63 - 1]
     batch = sample(models, prompts, seeds, sampler=sampler, **FEW)
@@ -38,7 +38,7 @@ def test_a_picture_of_a_batch_equals_the_picture_alone(models, sampler):
     assert apart(reverse[::-1], batch) <= 1
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_seed_decides(models, sampler):
     prompts = [PROMPTS[1]] * 3
     a, b, c = sample(models, prompts, [4, 4, 5], sampler=sampler, **FEW)
@@ -82,6 +82,34 @@ def test_plain_diffusers_makes_the_same_latents(models, plain, name, sampler):
     torch.testing.assert_close(ours, torch.from_numpy(plain[0][name]), atol=2e-4, rtol=2e-4)
 
 
+def test_the_fast_solver_is_the_librarys(models, tiny_folder):
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(str(tiny_folder)).to(models.device)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    how = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "latent"}
+    theirs = pipe(PROMPTS, generator=generators([7, 8]), **how).images.cpu()
+    ours = sample_latents(models, PROMPTS, [7, 8], sampler="dpm++", **FEW).cpu()
+    torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
+    assert (ours - sample_latents(models, PROMPTS, [7, 8], **FEW).cpu()).abs().max() > 0.01  # another one than DDIM
+
+
+@pytest.mark.parametrize("steps", [1, 2, 14, 15, 20])
+def test_the_fast_solver_ends_in_numbers(models, steps):
+    """The last step goes to no noise at all, where log(alpha / sigma) is infinite."""
+    z = sample_latents(models, ["a mug"], [1], steps=steps, sampler="dpm++", progress=False)
+    assert z.isfinite().all() and z.abs().max() < 1e3
+
+
+def test_the_fast_solver_needs_fewer_steps(models):
+    """Both solve the same equation: with many steps they agree, and the fast one is nearer to that with few."""
+    how = {"guidance_scale": 1, "progress": False}
+    goal = sample_latents(models, PROMPTS, [1, 2], steps=100, **how)
+    far = {s: (sample_latents(models, PROMPTS, [1, 2], steps=10, sampler=s, **how) - goal).std() for s in ("ddim", "dpm++")}
+    assert far["dpm++"] < 0.9 * far["ddim"]
+
+
 def test_what_is_compared_differs(plain):
     """The equalities above would be empty if prompt, guidance and sampler changed nothing."""
     found, _ = plain
@@ -113,6 +141,72 @@ def test_guidance_at_most_one_costs_half(models, calls, scale, rows):
 def test_timesteps_run_from_the_noisiest_end(models, calls):
     sample_latents(models, ["a mug"], [1], steps=4, progress=False)
     assert [t for _, t in calls] == [999, 749, 499, 249]  # "trailing"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [7, 61, 103])
+def test_as_many_timesteps_as_steps(models, calls, sampler, steps):
+    """For 61 and 103 steps the library's schedulers make one more, at timestep -1, where DDIM sees pure noise."""
+    sample_latents(models, ["a mug"], [1], steps=steps, sampler=sampler, guidance_scale=1, progress=False)
+    found = [t for _, t in calls]
+    assert len(found) == steps and found[0] == 999 and min(found) >= 0 and len(set(found)) == steps
+
+
+@pytest.mark.parametrize(
+    "interval, rows",
+    [
+        ((0.0, 1.0), [4, 4, 4, 4, 4]),
+        ((0.2, 0.8), [2, 4, 4, 4, 2]),
+        ((0.0, 0.5), [4, 4, 2, 2, 2]),
+        ((0.4, 0.4), [2, 2, 2, 2, 2]),
+    ],
+)
+def test_no_unconditional_half_outside_the_interval(models, calls, interval, rows):
+    z = sample_latents(models, PROMPTS, [1, 2], guidance_interval=interval, **FEW)
+    assert [n for n, _ in calls] == rows
+    whole, none = (sample_latents(models, PROMPTS, [1, 2], guidance_scale=g, **FEW) for g in (3, 1))
+    assert torch.equal(z, whole) == (interval == (0, 1)) and torch.equal(z, none) == (interval == (0.4, 0.4))
+
+
+def test_each_text_is_encoded_once(models, monkeypatch):
+    seen, real = [], models.text_encoder.forward
+    monkeypatch.setattr(models.text_encoder, "forward", lambda ids, **rest: (seen.append(len(ids)), real(ids, **rest))[1])
+    z = sample_latents(models, [*PROMPTS, *PROMPTS], [1, 2, 3, 4], **FEW)
+    assert seen == [3]  # two prompts and the empty one
+    again = sample_latents(models, PROMPTS, [3, 4], **FEW)
+    torch.testing.assert_close(z[2:], again, atol=1e-4, rtol=1e-4)
+
+
+def test_the_fast_way(models, calls):
+    picture = sample(models, PROMPTS[:1], [1], progress=False, **FAST)
+    assert picture.shape == (1, 64, 64, 3) and len(calls) == FAST["steps"]
+    assert 3 * sum(n for n, _ in calls) <= 100  # U-Net rows of 50 guided steps
+
+
+def test_compiled_models_are_others(models, monkeypatch):
+    """The compiler itself is tried by benchmarks/sampler.py: a minute is too long here."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    fast = compile_unet(models)
+    assert compiled == [fast.unet] and fast.unet is not models.unet and fast.vae is models.vae
+    assert all(p.is_contiguous() for p in models.unet.parameters())  # as it was: it can be saved and trained
+    a, b = (sample_latents(m, PROMPTS, [1, 2], **FEW) for m in (models, fast))
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_no_compiler(models, monkeypatch, tmp_path):
+    import torch._inductor.config as config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing that was compiled before
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    torch.compiler.reset()
+    if models.device.type == "cuda":
+        monkeypatch.setattr(torch, "compile", lambda _: 1 / 0)
+    with pytest.raises(UserError, match="install a C\\+\\+ compiler") as error:
+        compile_unet(models)
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)
 
 
 def test_guidance_moves_away_from_the_negative_prompt(models):
@@ -173,6 +267,10 @@ def test_the_scheduler_is_left_alone(models):
     "options, named",
     [
         ({"sampler": "euler"}, "no sampler 'euler'.*ddim, ddpm"),
+        ({"guidance_interval": (0.5, 0.2)}, "interval .0.5, 0.2. won't do"),
+        ({"guidance_interval": (-0.1, 1)}, "0 <= start <= stop <= 1"),
+        ({"guidance_interval": (0, 1.5)}, "0 <= start <= stop <= 1"),
+        ({"guidance_interval": (float("nan"), 1)}, "interval .nan, 1."),
         ({"seeds": [1]}, "2 prompts need as many seeds, not 1"),
         ({"seeds": [1, 2, 3]}, "2 prompts need as many seeds, not 3"),
         ({"seeds": []}, "2 prompts need as many seeds, not 0"),
