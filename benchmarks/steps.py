@@ -1,4 +1,4 @@
-"""Steps against quality for DDPM, DDIM and DPM-Solver++: the fewest steps that keep 98% of the quality.
+"""Steps against quality for DDPM, DDIM, DPM-Solver++ and UniPC: the fewest steps that keep 98% of the quality.
 
 Quality is the share of pictures whose object and material the judge names right; all of it is the best share of any sampler.
 Shares saturate early, so the Fréchet distance to fresh renders is beside them: the fewest steps within 5% of its best.
@@ -6,7 +6,8 @@ Shares saturate early, so the Fréchet distance to fresh renders is beside them:
 
 from machine import options, seconds, store
 
-STEPS = {"ddpm": (5, 10, 20, 50, 100), "ddim": (2, 3, 5, 8, 12, 20, 35, 50), "dpm++": (2, 3, 5, 8, 12, 16, 20)}
+FEW = (2, 3, 5, 8, 12, 20)
+STEPS = {"ddpm": (5, 10, 20, 50, 100), "ddim": (*FEW, 35, 50), "dpm++": FEW, "unipc": FEW}
 
 
 def fewest(curve: list[dict], good) -> int | None:

@@ -6,6 +6,7 @@ keeps the softmax. Heat maps of words after Tang et al. 2023, *What the DAAM*.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,27 +52,48 @@ def record_attention(unet) -> Iterator[dict[str, list[Tensor]]]:
         unet.set_attn_processor(before)
 
 
-def word_tokens(tokenizer, prompt: str, word: str) -> list[int]:
-    """The positions in the sequence of tokens (the start token is 0) that spell ``word``, its first mention.
+def word_tokens(tokenizer, prompt: str, word: str, mention: int = 1) -> list[int]:
+    """The positions in the sequence of tokens (the start token is 0) that spell ``word``, its first ``mention`` or a later one.
 
     Raises:
-        UserError: when the prompt does not hold the word.
+        UserError: when the prompt does not hold the word, or not so often, or so late that the model never reads it.
     """
-    found = re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", prompt.lower())
-    if not word.strip() or not found:
-        raise UserError(f"{word!r} is no word of the prompt {prompt!r}: choose one that stands in it.")
+    found = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE)) if word.strip() else []
+    if not 1 <= mention <= len(found):
+        again = f" {mention} times" if found else ""
+        raise UserError(f"{word!r} does not stand{again} in the prompt {prompt!r}: choose a word that does.")
+    start, stop = found[mention - 1].span()
     spans = tokenizer.backend_tokenizer.encode(prompt).offsets
-    places = [i for i, (a, b) in enumerate(spans) if a < found.end() and b > found.start()]
-    return [i for i in places if i < tokenizer.model_max_length]
+    places = [i for i, (a, b) in enumerate(spans) if a < stop and b > start and i < tokenizer.model_max_length]
+    if not places:
+        raise UserError(
+            f"{word!r} stands beyond the {tokenizer.model_max_length} tokens that the model reads: shorten the prompt."
+        )
+    return places
 
 
-def heat_maps(attention: Tensor, tokens: list[list[int]], size: int = 64) -> Tensor:
+def word_attention(attention: Tensor, tokens: list[list[int]]) -> Tensor:
+    """Attention [B, heads, pixels, tokens] and each picture's token positions -> what the word gets of each place's attention,
+    [B, heads, side, side] from 0 to 1: the mean over its tokens."""
+    side = math.isqrt(attention.shape[2])
+    maps = [a[:, :, t].mean(2) for a, t in zip(attention, tokens, strict=True)]
+    return torch.stack(maps).unflatten(2, (side, side))
+
+
+def enlarge(maps: Tensor, size: int = 64) -> Tensor:
+    """Maps [B, side, side] bilinearly to [B, size, size], each stretched to run from 0 to 1."""
+    maps = F.interpolate(maps[:, None], size=(size, size), mode="bilinear")[:, 0]
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    rounding = 1e-5 * torch.maximum(low.abs(), high.abs()) + 1e-12  # an even map stays even
+    return (maps - low) / torch.maximum(high - low, rounding)
+
+
+def heat_maps(attention: Tensor, tokens: list[list[int]], size: int = 64, log: bool = False) -> Tensor:
     """Attention [B, heads, pixels, tokens] and each picture's token positions -> maps [B, size, size], each from 0 to 1.
 
-    The mean over heads and over the tokens of the word, enlarged bilinearly from the U-Net's own resolution.
+    The mean over heads and over the tokens of the word, enlarged from the U-Net's own resolution. ``log``: the mean of the
+    heads' logarithms, so that no single head outshouts the others; outlines show better, and so does what is faint.
     """
-    side = round(attention.shape[2] ** 0.5)
-    maps = torch.stack([a.mean(0)[:, t].mean(1) for a, t in zip(attention, tokens, strict=True)])
-    maps = F.interpolate(maps.view(-1, 1, side, side), size=(size, size), mode="bilinear")[:, 0]
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=1e-8)
+    maps = word_attention(attention, tokens)
+    maps = maps.clamp(min=1e-8).log() if log else maps
+    return enlarge(maps.mean(1), size)

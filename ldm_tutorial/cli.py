@@ -103,8 +103,8 @@ def generate(
     guidance: Annotated[str, typer.Option(help="Guidance scale: up to 1 is none, 3 is usual here.")] = "3",
     count: Annotated[str, typer.Option(help="How many pictures, with seeds counting up.")] = "1",
     out: Annotated[Path, typer.Option(help="PNG file; with --count also FILE-SEED.png each.")] = Path("picture.png"),
-    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm or dpm++ (DPM-Solver++) [default: ddim].")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="dpm++, in few steps, guided only where it matters.")] = False,
+    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm, dpm++ or unipc [default: ddim].")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="unipc, 12 steps, guided only where it matters.")] = False,
     negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
     model: Annotated[
         Path | None, typer.Option(help="A folder as `ldm train` writes it [default: the shipped weights].")

@@ -126,11 +126,13 @@ def scheduler_of(name: str):
 
 def build(name: str) -> nn.Module:
     """A companion before its training (for the two CLIPs: with the shipped tokenizer's vocabulary)."""
-    from diffusers import UNet2DModel
+    from diffusers import AutoencoderKL, UNet2DModel
 
     if name.startswith("vae"):
         channels, latent_channels, _ = VAES.get(name, ((8, 16, 32), 8, 1e-6))
-        return build_vae(latent_channels, channels)
+        config = dict(build_vae(latent_channels, channels).config)
+        # One group of channels: so narrow a layer, normalised in eight groups, forgets how bright and of what colour it is.
+        return AutoencoderKL.from_config(config, norm_num_groups=1)
     if name.startswith("clip"):
         return build_clip(_tokenizer(), width=64, text_layers=2, vision_layers=3)
     if name == "gan":
@@ -316,7 +318,7 @@ class Companions:
             rows = torch.randint(len(images), (recipe.batch,), generator=g)
             return {"images": to_model(images[rows]), "noise": torch.randn(recipe.batch, depth, side, side, generator=g)}
 
-        losses = self._fit(name, VAELoss(vae, weight), draw, recipe, options)
+        losses = self._fit(name, VAELoss(vae, weight), draw, recipe, options, f"{weight} {dict(vae.config)}")
         with torch.no_grad():
             sample = vae.encode(to_model(images[:256]).to(vae.device)).latent_dist.mean
         vae.register_to_config(scaling_factor=round(1 / sample.std().item(), 4))

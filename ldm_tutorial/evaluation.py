@@ -430,7 +430,7 @@ def table(found: dict) -> str:
     lines = [f"{'':58s} {'value':>8s}  {'95% interval':>17s} {'n':>6s}  goal"]
     for key, (what, sign, goal) in GOALS.items():
         v, share = found[key], key.startswith(("prompt", "avocado", "article", "background", "clip", "judge"))
-        show = (lambda x: f"{100 * x:.1f}%") if share else (lambda x: f"{x:.3g}")
+        show = (lambda x: f"{100 * x:.2f}%") if share else (lambda x: f"{x:.3g}")
         verdict = ""
         if sign:
             reached = v["value"] >= goal if sign == ">=" else v["value"] <= goal

@@ -107,7 +107,7 @@ def test_steps(script, tmp_path, tiny_world, capsys):
     module = script("steps")
     module.main()
     figures = stored(tmp_path / "steps.json")
-    assert set(figures["curves"]) == set(figures["knee"]) == {"ddpm", "ddim", "dpm++"}
+    assert set(figures["curves"]) == set(figures["knee"]) == {"ddpm", "ddim", "dpm++", "unipc"}
     assert all(point["right"]["n"] == 8 for curve in figures["curves"].values() for point in curve)
     assert "98% of the quality from" in capsys.readouterr().out
 

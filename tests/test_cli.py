@@ -12,7 +12,7 @@ from PIL import Image
 
 from ldm_tutorial import cli, doctor, models
 from ldm_tutorial.curios import MATERIALS, OBJECTS, Curios
-from ldm_tutorial.sampling import sample
+from ldm_tutorial.sampling import FAST, sample
 from tests.run import ROOT
 
 FEW = ["--steps", "2"]
@@ -113,6 +113,15 @@ def test_every_option_counts(ldm, tmp_path, tiny_folder):
         assert status == 0, said
         found.add((tmp_path / "picture.png").read_bytes())
     assert len(found) == len(changes)
+
+
+def test_the_fast_way(ldm, tmp_path, tiny_folder):
+    arguments = ["generate", "a golden mug", "--seed", 7, "--model", tiny_folder]
+    loaded = models.load_models(tiny_folder)
+    for more, options in ([], {}), (["--steps", 4], {"steps": 4}), (["--sampler", "ddim"], {"sampler": "ddim"}):
+        assert ldm(*arguments, "--fast", *more)[0] == 0
+        expected = sample(loaded, ["a golden mug"], [7], progress=False, **{**FAST, **options})
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "picture.png")), expected[0])
 
 
 def test_unknown_words_are_noted_and_the_picture_is_made(ldm, tmp_path, tiny_folder):

@@ -82,32 +82,34 @@ def test_plain_diffusers_makes_the_same_latents(models, plain, name, sampler):
     torch.testing.assert_close(ours, torch.from_numpy(plain[0][name]), atol=2e-4, rtol=2e-4)
 
 
-def test_the_fast_solver_is_the_librarys(models, tiny_folder):
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+@pytest.mark.parametrize("sampler", ["dpm++", "unipc"])
+def test_the_fast_solvers_are_the_librarys(models, tiny_folder, sampler):
+    from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(str(tiny_folder)).to(models.device)
     pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
     how = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "latent"}
     theirs = pipe(PROMPTS, generator=generators([7, 8]), **how).images.cpu()
-    ours = sample_latents(models, PROMPTS, [7, 8], sampler="dpm++", **FEW).cpu()
+    ours = sample_latents(models, PROMPTS, [7, 8], sampler=sampler, **FEW).cpu()
     torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
     assert (ours - sample_latents(models, PROMPTS, [7, 8], **FEW).cpu()).abs().max() > 0.01  # another one than DDIM
 
 
+@pytest.mark.parametrize("sampler", ["dpm++", "unipc"])
 @pytest.mark.parametrize("steps", [1, 2, 14, 15, 20])
-def test_the_fast_solver_ends_in_numbers(models, steps):
+def test_the_fast_solvers_end_in_numbers(models, sampler, steps):
     """The last step goes to no noise at all, where log(alpha / sigma) is infinite."""
-    z = sample_latents(models, ["a mug"], [1], steps=steps, sampler="dpm++", progress=False)
+    z = sample_latents(models, ["a mug"], [1], steps=steps, sampler=sampler, progress=False)
     assert z.isfinite().all() and z.abs().max() < 1e3
 
 
-def test_the_fast_solver_needs_fewer_steps(models):
-    """Both solve the same equation: with many steps they agree, and the fast one is nearer to that with few."""
+def test_the_fast_solvers_need_fewer_steps(models):
+    """All solve the same equation: with many steps they agree, and the fast ones are nearer to that with few."""
     how = {"guidance_scale": 1, "progress": False}
     goal = sample_latents(models, PROMPTS, [1, 2], steps=100, **how)
-    far = {s: (sample_latents(models, PROMPTS, [1, 2], steps=10, sampler=s, **how) - goal).std() for s in ("ddim", "dpm++")}
-    assert far["dpm++"] < 0.9 * far["ddim"]
+    far = {s: (sample_latents(models, PROMPTS, [1, 2], steps=10, sampler=s, **how) - goal).std() for s in SAMPLERS}
+    assert max(far["dpm++"], far["unipc"]) < 0.9 * far["ddim"] < far["ddpm"]
 
 
 def test_what_is_compared_differs(plain):

@@ -1,0 +1,131 @@
+"""Controls: every knob draws, says what is wrong, has a label, and comes back with Reset."""
+
+import io
+
+import ipywidgets as w
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_tutorial.errors import UserError
+from ldm_tutorial.models import load_models
+from ldm_tutorial.show import heat_overlay
+from ldm_tutorial.widgets import SIDE, START, THUMB, Control, Playground
+
+
+@pytest.fixture(scope="module")
+def models(tiny_folder):
+    return load_models(tiny_folder)
+
+
+@pytest.fixture
+def play(models):
+    playground = Playground(models)
+    playground.put(steps=2)
+    return playground
+
+
+def test_control_draws_says_what_is_wrong_and_resets():
+    calls = []
+
+    def draw(side, colour):
+        calls.append((side, colour))
+        if side == 13:
+            raise UserError("Not 13.")
+        if side == 14:
+            raise ValueError("a bug")
+        return Image.new("RGB", (8, 8), colour), f"{side} <b>"
+
+    control = Control(draw, side=w.IntSlider(3, 1, 20), colour=w.Text("red"))
+    assert calls == [(3, "red")] and control.message == "3 <b>" and control.note.value == "3 &lt;b&gt;"
+    red = control.image.value
+    control.knobs["side"].value = 13
+    assert control.message == "Not 13." and control.image.value == red and control.drawn[1] == "3 <b>"
+    with pytest.raises(ValueError, match="a bug"):
+        control.knobs["side"].value = 14
+    assert control.message.startswith("That did not work")
+    control.put(side=5, colour="blue")
+    assert calls[-1] == (5, "blue") and len(calls) == 4, "several knobs, one drawing"
+    control.reset.click()
+    assert calls[-1] == (3, "red") and control.image.value == red
+
+
+def test_put_of_a_value_that_a_knob_refuses_leaves_the_control_working():
+    calls = []
+    control = Control(lambda n: calls.append(n) or Image.new("RGB", (8, 8)), n=w.IntSlider(3, 1, 20))
+    with pytest.raises(Exception, match="n"):
+        control.put(n="many")
+    control.knobs["n"].value = 4
+    assert calls == [3, 4]
+
+
+def test_playground_draws_for_every_knob(play):
+    seen = play.picture.copy()
+    for name, value in {"prompt": "a golden duck", "seed": "8", "steps": 3, "guidance": 6.0, "negative": "a blue mug"}.items():
+        play.knobs[name].value = value
+        assert (play.picture != seen).any(), name
+        seen = play.picture.copy()
+    play.again.click()
+    assert play.knobs["seed"].value == "9" and (play.picture != seen).any()
+    play.reset.click()
+    assert play.knobs["prompt"].value == START["prompt"] and play.knobs["steps"].value == START["steps"]
+    assert play.message.startswith(f"{START['prompt']}, seed {START['seed']}")
+
+
+def test_playground_shows_where_it_looked(play):
+    assert play.heat.shape == (64, 64) and play.heat.min() == 0 and play.heat.max() == 1
+    assert play.message.endswith("where it looked for 'avocado'") and "avocado" in play.knobs["word"].options
+    before, picture, made = play.heat.copy(), play.picture.copy(), len(play.made)
+    play.knobs["word"].value = "pink"
+    assert (play.heat != before).any() and (play.picture == picture).all() and len(play.made) == made
+    play.knobs["word"].value = "wombat"
+    assert "'wombat' does not stand in the prompt; right: where it looked for 'armchair'" in play.message
+    play.knobs["word"].value = ""
+    assert play.heat is not None and "stand" not in play.message and play.message.endswith("'armchair'")
+    play.put(word="", prompt="something strange made of gold")  # no object: no word to look for
+    assert play.heat is None and (play.picture != picture).any()
+
+
+def test_playground_without_the_word_that_it_would_look_for(play):
+    play.put(prompt="two mugs made of gold", word="")  # "mugs" is not the word "mug": no map, and no complaint
+    assert play.heat is None and "stand" not in play.message
+
+
+def test_heat_overlay_keeps_the_picture_visible():
+    picture, heat = np.zeros((64, 64, 3), np.uint8), np.linspace(0, 1, 64 * 64).reshape(64, 64)
+    picture[:, 32:] = 255
+    shown = heat_overlay(picture, heat)
+    assert shown.shape == (64, 64, 3) and shown.dtype == np.uint8
+    assert (shown[:, 32:].mean() - shown[:, :32].mean()) > 60 and shown[-1, :32, 1].mean() > shown[0, :32, 1].mean() + 50
+
+
+def test_playground_brings_back_what_was_made(play):
+    first = play.picture.copy()
+    play.put(prompt="a golden duck", seed=" 012 ")
+    assert (play.picture != first).any() and play.history.value == ("a golden duck", "", "12", 2, 3.0)
+    made = len(play.made)
+    play.history.value = play.history.options[made - 2][1]
+    assert (play.picture == first).all() and play.knobs["prompt"].value == START["prompt"] and len(play.made) == made
+    for seed in range(20, 30):
+        play.knobs["seed"].value = str(seed)
+    assert len(play.history.options) == made + 10
+    sheet = Image.open(io.BytesIO(play.image.value))
+    assert sheet.size == (2 * SIDE, SIDE + THUMB), "one size, however much was made"
+
+
+@pytest.mark.parametrize("name, value", [("prompt", "  "), ("prompt", "🥑"), ("seed", "seven"), ("negative", "1,2")])
+def test_playground_keeps_the_last_picture_when_an_input_will_not_do(play, name, value):
+    picture, image, made = play.picture.copy(), play.image.value, len(play.made)
+    play.knobs[name].value = value
+    assert play.message and "Drawing" not in play.message and len(play.made) == made
+    assert (play.picture == picture).all() and play.image.value == image
+    play.again.click()
+    assert play.message
+
+
+def test_every_control_of_the_playground_is_labelled_and_takes_the_keyboard(play):
+    named = [*play.knobs.values(), play.history, play.again, play.reset]
+    assert all(k.description and k.tooltip for k in named) and all(k.tabbable is not False and not k.disabled for k in named)
+    assert len({k.description for k in named}) == len(named)
+    assert not any(k.continuous_update for k in play.knobs.values()), "draw when Enter is pressed or a slider is let go"
+    assert isinstance(play.picture, np.ndarray)
