@@ -32,6 +32,8 @@ notebooks: $(STAMP) ## Re-execute every notebook in place
 
 weights: $(STAMP) ## Train all shipped weights from nothing (PROFILE=quick|evening|full; minutes on a GPU, hours on a CPU)
 	@$(PY) -m ldm_tutorial.cli train all --out ldm_tutorial/weights/curios-64 $(if $(PROFILE),--profile $(PROFILE))
+	@$(PY) -m ldm_tutorial.cli train judge --out ldm_tutorial/weights/judge $(if $(PROFILE),--profile $(PROFILE))
+	@$(PY) -m ldm_tutorial.cli train companions --out ldm_tutorial/weights/companions
 
 bench: $(STAMP) ## Run the measurements in benchmarks/
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(PY) "$$script"; done
