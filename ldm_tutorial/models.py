@@ -149,8 +149,7 @@ class Models:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [B, 8, 16, 16] -> pixels [B, 3, 64, 64], about -1..1."""
-        latents = latents.to(self.device, memory_format=torch.channels_last)  # on a CPU a fifth faster in this layout
-        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.contiguous()
+        return self.vae.decode(latents.to(self.device) / self.vae.config.scaling_factor).sample
 
 
 def check_folder(folder: str | Path) -> Path:

@@ -110,12 +110,17 @@ def sample_latents(
     return z
 
 
+def decode_quickly(models: Models, latents: Tensor) -> Tensor:
+    """:meth:`Models.decode` with channels last in memory: on a CPU about a fifth faster, equal to about 1e-5."""
+    return models.decode(latents.to(memory_format=torch.channels_last)).contiguous()
+
+
 def sample(models: Models, prompts: list[str], seeds: list[int], **options) -> ndarray:
     """Prompts and seeds to pictures, uint8 [B, 64, 64, 3]; options as for :func:`sample_latents`.
 
     Picture k equals the picture made alone with its seed, to within 1 of 255 (a U-Net call rounds differently by batch).
     """
-    return to_picture(models.decode(sample_latents(models, prompts, seeds, **options))).numpy()
+    return to_picture(decode_quickly(models, sample_latents(models, prompts, seeds, **options))).numpy()
 
 
 def compile_unet(models: Models) -> Models:
