@@ -204,8 +204,11 @@ def _write(models: Models, scratch: Path, clip: CLIPModel | None) -> None:
         # A half-precision copy; the config keeps saying float32, so that loaders compute in float32 on every machine.
         copy.deepcopy(part).half().save_pretrained(scratch / name, safe_serialization=True)
         file = scratch / name / "config.json"
-        if "dtype" in (config := json.loads(file.read_text())):
-            file.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)  # where it was loaded from is nobody's business
+        if "dtype" in config:
+            config["dtype"] = "float32"
+        file.write_text(json.dumps(config, indent=2) + "\n")
     models.tokenizer.backend_tokenizer.no_padding()  # what the last call asked for is no part of the model
     models.tokenizer.backend_tokenizer.no_truncation()
     models.tokenizer.save_pretrained(scratch / "tokenizer")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CELL_TIMEOUT = 240  # seconds
+CELL_TIMEOUT = 600  # seconds: no cell needs two minutes, but the machine may be busy
 
 
 def find_notebooks() -> list[Path]:
