@@ -349,7 +349,8 @@ class Run:
             chosen = torch.randint(len(images), (recipe.batch,), generator=g)
             return {"images": to_model(images[chosen]), "noise": torch.randn(recipe.batch, *size, generator=g)}
 
-        self._fit("vae", VAELoss(vae), draw, recipe, options)
+        # The error is a mean over the picture, not a sum: even 1e-6 lets channels of the latents die (benchmarks/training.md).
+        self._fit("vae", VAELoss(vae, kl_weight=1e-7), draw, recipe, options)
         with torch.no_grad():  # latents of variance 1, so that noise of variance 1 fits them
             some = [to_model(images[i : i + 64]).to(vae.device) for i in range(0, min(1024, len(images)), 64)]
             sample = torch.cat([vae.encode(x).latent_dist.mean for x in some])
