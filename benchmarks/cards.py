@@ -8,7 +8,7 @@ import json
 
 from ldm_tutorial.curios import BACKGROUNDS, MATERIALS, OBJECTS, pairs
 from ldm_tutorial.curios.captions import common_words
-from ldm_tutorial.evaluation import GOALS, table
+from ldm_tutorial.evaluation import GOALS, reached, table
 from ldm_tutorial.models import WEIGHTS
 
 FOLDER = WEIGHTS.parent
@@ -83,10 +83,6 @@ The judge alone has seen renders of all pairs.
 
 **Limits.** One object in the middle of an empty room. What a model learns here says little about photographs: it is a world to understand a method in.
 """
-
-
-def reached(value: float, sign: str, goal: float) -> bool:
-    return value >= goal if sign == ">=" else value <= goal
 
 
 if __name__ == "__main__":

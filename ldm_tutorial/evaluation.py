@@ -425,6 +425,11 @@ def one_a_pair(models: Models, pictures: Tensor, n: int) -> Tensor:
     return torch.stack([found[p] for p in pairs("all")])
 
 
+def reached(value: float, sign: str, goal: float) -> bool:
+    """Whether a value is on the right side of its goal."""
+    return value >= goal if sign == ">=" else value <= goal
+
+
 def table(found: dict) -> str:
     """The numbers as lines of text: value, interval, count, goal and whether it is reached."""
     lines = [f"{'':58s} {'value':>8s}  {'95% interval':>17s} {'n':>6s}  goal"]
@@ -433,8 +438,7 @@ def table(found: dict) -> str:
         show = (lambda x: f"{100 * x:.2f}%") if share else (lambda x: f"{x:.3g}")
         verdict = ""
         if sign:
-            reached = v["value"] >= goal if sign == ">=" else v["value"] <= goal
-            verdict = f"{sign} {show(goal)}: {'reached' if reached else 'not reached'}"
+            verdict = f"{sign} {show(goal)}: {'reached' if reached(v['value'], sign, goal) else 'not reached'}"
         lines.append(f"{what:58s} {show(v['value']):>8s}  {show(v['low']):>7s} to {show(v['high']):>6s} {v['n']:6d}  {verdict}")
     ratio = found["frechet"]["value"] / max(found["frechet_real"]["value"], 1e-9)
     lines.append(f"Fréchet distance against that of renders: {ratio:.1f} times (goal: at most 3)")
