@@ -155,10 +155,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a model: every number with its count and its 95% interval (2 CPU cores: up to 40 minutes, --quick 5)."""
-    import json
-
     from .evaluation import SIZES, load_judge, table
     from .evaluation import evaluate as measure
+    from .files import write_json
     from .models import WEIGHTS, load_clip, load_models
     from .prompts import check_out
 
@@ -169,9 +168,7 @@ def evaluate(
     found, pictures = measure(models, load_clip(folder), load_judge(), size)
     print(table(found))
     if json_file is not None:
-        scratch = json_file.with_suffix(".part")
-        scratch.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        scratch.replace(json_file)
+        write_json(json_file, found)
         print(f"wrote {json_file}")
     if sheet is not None:
         from .evaluation import one_a_pair

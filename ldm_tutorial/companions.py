@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import UserError
+from .files import damage, seal, sha256, write_json
 from .models import WEIGHTS, build_clip, build_scheduler, build_vae, default_device
 from .training import SEED, CLIPLoss, Recipe, VAELoss, digest, fit, generator
 
@@ -160,16 +160,13 @@ def _tokenizer():
 def _checked(start: str, folder: Path) -> None:
     """Compare the files whose names begin with ``start`` with checksums.json."""
     try:
-        sums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
-        wanted = {file: s for file, s in sums.items() if file.startswith(start)}
-    except (OSError, ValueError, AttributeError):
-        wanted = {}
-    if not wanted:
-        raise UserError(f"{start.strip('/')} is not in {folder}: make it with `ldm train companions --out {folder}`.")
-    for file, expected in wanted.items():
-        path = folder / file
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise UserError(f"{path} is missing or damaged: run `git checkout -- ldm_tutorial/weights`, or train it again.")
+        damaged = list(damage(folder, start))
+    except (OSError, ValueError):
+        what = start.strip("/")
+        raise UserError(f"{what} is not in {folder}: make it with `ldm train companions --out {folder}`.") from None
+    if damaged:
+        cure = "run `git checkout -- ldm_tutorial/weights`, or train it again"
+        raise UserError(f"{folder / damaged[0]} is missing or damaged: {cure}.")
 
 
 def _known(name: str) -> None:
@@ -219,12 +216,6 @@ def curve(name: str, folder: str | Path = FOLDER) -> dict:
     return found[name]
 
 
-def _write(path: Path, content: dict) -> None:
-    scratch = path.with_suffix(f".{os.getpid()}.part")
-    scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
-
-
 def save_companion(name: str, model: nn.Module, record: dict, folder: str | Path) -> None:
     """Put a companion (fp16) and the record of its training into a folder, whole or not at all."""
     folder = Path(folder)
@@ -238,14 +229,12 @@ def save_companion(name: str, model: nn.Module, record: dict, folder: str | Path
     else:
         half.save_pretrained(scratch, safe_serialization=True)
         if "dtype" in (config := json.loads((scratch / "config.json").read_text())):
-            _write(scratch / "config.json", {**config, "dtype": "float32"})  # loaders compute in float32
+            write_json(scratch / "config.json", {**config, "dtype": "float32"})  # loaders compute in float32
     shutil.rmtree(folder / name, ignore_errors=True)
     os.replace(scratch, folder / name)
     curves = json.loads((folder / "curves.json").read_text()) if (folder / "curves.json").exists() else {}
-    _write(folder / "curves.json", {n: r for n in COMPANIONS if (r := {**curves, name: record}.get(n))})
-    files = [folder / "curves.json", *sorted(p for n in COMPANIONS for p in (folder / n).glob("*"))]
-    sums = {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-    _write(folder / "checksums.json", sums)
+    write_json(folder / "curves.json", {n: r for n in COMPANIONS if (r := {**curves, name: record}.get(n))})
+    seal(folder)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -355,7 +344,7 @@ class Companions:
             return {"clean": clean, "noise": torch.randn(clean.shape, generator=g), "timesteps": timesteps}
 
         file = Path(self.vae) / "diffusion_pytorch_model.safetensors"
-        world = "" if name == "pixel" else hashlib.sha256(file.read_bytes()).hexdigest()
+        world = "" if name == "pixel" else sha256(file)
         return self._fit(name, UnconditionalLoss(unet, scheduler), draw, recipe, options, world)
 
     def _gan(self, name: str, maker: nn.Module, recipe: Recipe, options: dict) -> list[float]:

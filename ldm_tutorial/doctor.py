@@ -4,9 +4,7 @@
 Nothing heavy is imported before it is checked.
 """
 
-import hashlib
 import importlib
-import json
 import os
 import shutil
 import sys
@@ -14,6 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from .files import CHECKSUMS, damage
 
 WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
 MIN_PYTHON = (3, 11)
@@ -130,37 +130,14 @@ def check_kernel() -> Finding:
 
 def check_weights(folder: Path = WEIGHTS) -> list[Finding]:
     """Compare each file in `folder` with its SHA-256 in checksums.json ({relative path: hex digest})."""
-    folder = Path(folder)
     try:
-        checksums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
-        checksums = {name: str(digest) for name, digest in checksums.items()}
+        found = damage(Path(folder))
     except OSError:
-        return [Finding("fault", f"weights: {folder / 'checksums.json'} is missing", WEIGHTS_CURE)]
-    except (ValueError, AttributeError):
-        return [Finding("fault", f"weights: {folder / 'checksums.json'} cannot be read", WEIGHTS_CURE)]
-    findings = []
-    for name, digest in checksums.items():
-        try:
-            content = (folder / name).read_bytes()
-        except OSError:
-            findings.append(Finding("fault", f"weights: {name} is missing", WEIGHTS_CURE))
-            continue
-        if hashlib.sha256(content).hexdigest() != digest:
-            state = "cut short" if is_cut_short(content, name) else "altered"
-            findings.append(Finding("fault", f"weights: {name} is {state}", WEIGHTS_CURE))
-    return findings or [Finding("ok", f"weights: all {len(checksums)} files are whole")]
-
-
-def is_cut_short(content: bytes, name: str) -> bool:
-    """A safetensors file says how long it is: 8 bytes with the header's length, the header, the tensors."""
-    if not name.endswith(".safetensors"):
-        return not content
-    header_end = 8 + int.from_bytes(content[:8], "little")
-    try:
-        header = json.loads(content[8:header_end])
-        return len(content) < header_end + max(t["data_offsets"][1] for k, t in header.items() if k != "__metadata__")
-    except (ValueError, KeyError, TypeError):
-        return len(content) < header_end
+        return [Finding("fault", f"weights: {Path(folder) / CHECKSUMS} is missing", WEIGHTS_CURE)]
+    except ValueError:
+        return [Finding("fault", f"weights: {Path(folder) / CHECKSUMS} cannot be read", WEIGHTS_CURE)]
+    faults = [Finding("fault", f"weights: {name} is {state}", WEIGHTS_CURE) for name, state in found.items()]
+    return faults or [Finding("ok", "weights: all files are whole")]
 
 
 def check_gpu() -> Finding:

@@ -6,9 +6,6 @@ impression. Fréchet distance: Heusel et al. 2017, eq. 6, in the judge's feature
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from pathlib import Path
 
 import torch
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 
 from .curios import BACKGROUNDS, MATERIALS, OBJECTS, pairs, plain, to_model
 from .errors import UserError
+from .files import damage, seal, whole
 from .models import Models, default_device
 
 JUDGE = Path(__file__).parent / "weights" / "judge"
@@ -118,11 +116,9 @@ def save_judge(judge: Judge, folder: str | Path = JUDGE) -> Path:
     """Write ``judge.safetensors`` (fp16) with its checksum beside it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{os.getpid()}.part"
-    save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, scratch)
-    os.replace(scratch, folder / "judge.safetensors")
-    sums = {"judge.safetensors": hashlib.sha256((folder / "judge.safetensors").read_bytes()).hexdigest()}
-    (folder / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
+    with whole(folder / "judge.safetensors") as scratch:
+        save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, scratch)
+    seal(folder)
     return folder
 
 
@@ -132,16 +128,15 @@ def load_judge(folder: str | Path = JUDGE, device: str | torch.device | None = N
     Raises:
         UserError: when it is missing, cut short or altered.
     """
-    file = Path(folder) / "judge.safetensors"
+    folder = Path(folder)
     try:
-        wanted = json.loads((Path(folder) / "checksums.json").read_text())[file.name]
-        if hashlib.sha256(file.read_bytes()).hexdigest() != wanted:
-            raise UserError(f"{file} is damaged: get the file again, or make a new judge with `ldm train judge`.")
+        if damage(folder):
+            raise UserError(f"The judge in {folder} is damaged: get its file again, or make a new one with `ldm train judge`.")
         judge = Judge()
-        judge.load_state_dict({k: v.float() for k, v in load_file(file).items()})
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
+        judge.load_state_dict({k: v.float() for k, v in load_file(folder / "judge.safetensors").items()})
+    except UserError:
+        raise
+    except (OSError, SafetensorError, ValueError, RuntimeError):
         raise UserError(f"There is no judge in {folder}: make one with `ldm train judge`.") from None
     return judge.to(device or default_device()).requires_grad_(False).eval()
 
@@ -378,8 +373,9 @@ def evaluate(models: Models, clip: nn.Module, judge: Judge, size: str = "full", 
     """Every number of :data:`GOALS`, each ``{"value", "n", "low", "high"}``, and the generated pictures uint8 [N, 64, 64, 3],
     trained pairs first, in the order of :func:`wishes`."""
     from .curios import Curios
+    from .sampling import FAST
 
-    n = SIZES[size]
+    n, how = SIZES[size], {"sampler": dict(FAST)}  # how the judged pictures were painted
     out = {"seconds_per_image": seconds_per_image(models)}
     real = Curios("validation", n["psnr"], seed=9, progress=progress).images
     out["psnr"] = average(
@@ -393,20 +389,20 @@ def evaluate(models: Models, clip: nn.Module, judge: Judge, size: str = "full", 
     seen, features = examine(judge, pictures)
     right = seen == labels_of(wanted)
     pair = right[:, :2].all(1)
-    out["prompt_trained"], out["prompt_heldout"] = rate(pair[: n["prompts"]]), rate(pair[n["prompts"] :])
-    out["background"] = rate(right[:, 2])
+    out["prompt_trained"], out["prompt_heldout"] = rate(pair[: n["prompts"]]) | how, rate(pair[n["prompts"] :]) | how
+    out["background"] = rate(right[:, 2]) | how
     target = labels_of([("armchair", "avocado", "pink")])[:, :2]
     for key, prompt, count in (
         ("avocado_armchair", plain("armchair", "avocado"), n["avocado"]),
         ("article_prompt", ARTICLE_PROMPT, n["article"]),
     ):
         drawn = paint(models, [prompt] * count, 200_000, progress)
-        out[key] = rate((verdicts(judge, drawn)[:, :2] == target).all(1))
+        out[key] = rate((verdicts(judge, drawn)[:, :2] == target).all(1)) | how
 
     views = [renders(wanted, seed, progress)[0] for seed in (91, 92)]
     judged = [examine(judge, v) for v in views]
     out["judge_validation"] = rate((judged[0][0] == labels_of(wanted)).all(1))
-    out["frechet"], out["frechet_real"] = spread(features, judged[0][1]), spread(judged[1][1], judged[0][1])
+    out["frechet"], out["frechet_real"] = spread(features, judged[0][1]) | how, spread(judged[1][1], judged[0][1])
     training = Curios("train", n["train"], progress=progress).images
     some = slice(0, None, max(1, len(wanted) // 256))
     out["nearest_generated"] = average(nearest(pictures[some], training))

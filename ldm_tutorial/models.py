@@ -71,7 +71,7 @@ def build_vae(latent_channels: int = 8, channels: tuple[int, ...] = (16, 32, 64)
     n = len(channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n, block_out_channels=channels,
-        layers_per_block=1, latent_channels=latent_channels, norm_num_groups=8, sample_size=64, mid_block_add_attention=False,
+        layers_per_block=1, latent_channels=latent_channels, norm_num_groups=1, sample_size=64, mid_block_add_attention=False,
     )  # fmt: skip
 
 

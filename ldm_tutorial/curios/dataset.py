@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
+from ..files import whole
 from .captions import BACKGROUNDS, MATERIALS, OBJECTS, caption
 
 SPLITS = ("train", "validation", "held_out", "all")
@@ -119,9 +120,8 @@ def render_block(split: str, start: int, stop: int, seed: int, size: int, device
         masks = torch.empty(len(scenes), size, size, dtype=torch.bool)
         for i, image, mask in render(scenes, size, device):
             images[i], masks[i] = image, mask
-        scratch = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"images": images, "masks": masks}, scratch, {"sha256": digest(images, masks)})
-        os.replace(scratch, path)
+        with whole(path) as scratch:
+            save_file({"images": images, "masks": masks}, scratch, {"sha256": digest(images, masks)})
     return images, masks
 
 
