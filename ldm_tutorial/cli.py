@@ -1,4 +1,4 @@
-"""The command line, ``ldm``: render, train, generate, evaluate, doctor. Each imports what it needs."""
+"""The command line, ``ldm``: render, train, generate, edit, evaluate, doctor. Each imports what it needs."""
 
 from __future__ import annotations
 
@@ -54,13 +54,22 @@ def train(
     profile: Annotated[
         str | None, typer.Option(help="quick (2 CPU cores, half an hour), evening (two hours) or full (a GPU).")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the finished model goes [default: RUN/curios-64].")] = None,
-    run: Annotated[Path | None, typer.Option(help="Folder for checkpoints [default: runs/PROFILE].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the finished model goes; by default into the folder of the run.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder for checkpoints; by default one in runs.")] = None,
     scale: Annotated[str, typer.Option(help="Multiply the number of steps.")] = "1",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Your own pictures: a folder with metadata.csv (file_name,text), or hub:OWNER/NAME."),
+    ] = None,
+    resolution: Annotated[str, typer.Option(help="With --data: side of the pictures, a multiple of 8.")] = "64",
+    accumulate: Annotated[str, typer.Option(help="Compute each batch in this many parts: less memory, same result.")] = "1",
 ) -> None:
     """Train from nothing; interrupt at will: the same command goes on where it stopped."""
     from accelerate import PartialState
 
+    from .data import check_resolution
     from .models import check_folder
     from .models import profile as choose
     from .prompts import number
@@ -70,9 +79,16 @@ def train(
     times = number(scale, "The scale", float, 1e-6, 1000, "a number above 0 and at most 1000, for example 0.1 for a trial")
     if out is not None and part not in ("all", "judge", "companions"):
         raise UserError(f"--out goes with all, judge and companions: {part!r} is kept in the run's folder (--run).")
-    work = Run(run or Path("runs") / name, name, times)
+    if data is not None and part in ("judge", "companions"):
+        raise UserError(f"--data goes with all, vae, clip and unet: {part!r} is about Curios alone.")
+    parts = number(accumulate, "--accumulate", int, 1, 4096, "a whole number from 1 to 4096, for example 4")
+    side = check_resolution(resolution)
+    if data is None and side != 64:
+        raise UserError("--resolution goes with --data: Curios is made for 64 x 64.")
+    where = name if data is None else f"{Path(data).resolve().name}-{side}-{name}"
+    work = Run(run or Path("runs") / where, name, times, source=data, resolution=side, accumulate=parts)
     if part == "all":
-        target = out or work.folder / "curios-64"
+        target = out or work.folder / ("curios-64" if data is None else "model")
         check_folder(target)
         message = f"wrote {work.finish(target)}"
     elif part == "judge":
@@ -127,9 +143,11 @@ def generate(
     from .sampling import FAST, sample
     from .show import grid
 
-    models = load_models(model or WEIGHTS)
+    folder = model or WEIGHTS
+    models = load_models(folder)
     prompt = p.check_prompt(prompt, models.tokenizer)
-    if note := p.note_unknown_words(prompt):
+    curios = (folder / "clip").exists() and not (folder / "evaluation.json").exists()  # neither own pictures nor another's
+    if curios and (note := p.note_unknown_words(prompt)):
         print(note, file=sys.stderr)
     seeds = [first + i for i in range(n)]
     options = {"guidance_scale": scale, "negative_prompt": negative, **(FAST if fast else {}), **given}
@@ -142,6 +160,53 @@ def generate(
         grid(pictures).save(out)
     else:
         Image.fromarray(pictures[0]).save(out)
+    print(f"wrote {out}")
+
+
+@app.command()
+def edit(
+    picture: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")],
+    prompt: Annotated[str, typer.Argument(help="What it should become, for example: a mug made of waffle.")],
+    mask: Annotated[Path | None, typer.Option(help="A picture of the same size, white where it is to change.")] = None,
+    strength: Annotated[str | None, typer.Option(help="How far to change it, above 0 to 1; unset: 0.6, with --mask 1.")] = None,
+    seed: Annotated[str, typer.Option(help="Another seed gives another change.")] = "0",
+    steps: Annotated[str | None, typer.Option(help="Denoising steps of a whole run, 1 to 1000; unset: 20.")] = None,
+    guidance: Annotated[str | None, typer.Option(help="Guidance scale: up to 1 is none; unset: 3.")] = None,
+    out: Annotated[Path, typer.Option(help="PNG file.")] = Path("edited.png"),
+    model: Annotated[
+        str | None, typer.Option(help="A folder, or a hub id as OWNER/NAME@REVISION; unset: the shipped weights.")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the model from the hub if it is not here.")] = False,
+) -> None:
+    """Change a picture by a prompt: all of it, or only where a mask is white."""
+    from . import prompts as p
+
+    n = p.check_seed(seed)
+    strength = strength or ("0.6" if mask is None else "1")
+    far = p.number(strength, "The strength", float, 0.001, 1, "a number above 0 (as it was) and at most 1 (all new)")
+    given = {} if steps is None else {"steps": p.check_steps(steps)}
+    given |= {} if guidance is None else {"guidance_scale": p.check_guidance(guidance)}
+    p.check_prompt(prompt)
+    p.check_out(out)
+    if out.resolve() == picture.resolve():
+        raise UserError(f"{str(out)!r} is the picture itself: name another file with --out, so that it is not lost.")
+
+    from PIL import Image
+
+    from .checkpoints import KNOWN, load_checkpoint
+    from .editing import img2img, inpaint, read_picture
+    from .models import load_models
+
+    models = load_checkpoint(model, download=download) if model else load_models()
+    prompt = p.check_prompt(prompt, models.tokenizer)
+    image, place, note = read_picture(picture, models.factor * models.latent_shape()[1], mask)
+    notes = [note, None if model else p.note_unknown_words(prompt)]
+    for text in filter(None, notes):
+        print(text, file=sys.stderr)
+    options = {"strength": far, **(KNOWN[model].options if model in KNOWN else {}), **given}
+    what = ([image],) if place is None else ([image], [place])
+    made = (img2img if place is None else inpaint)(models, *what, [prompt], [n], **options)[0]
+    Image.fromarray(made).save(out)
     print(f"wrote {out}")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -60,31 +60,39 @@ def profile(name: str | None = None) -> tuple[str, Profile]:
 
 
 def default_device() -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU (accelerate's own choice)."""
+    """CUDA, else Apple's MPS, else the CPU (accelerate's own choice); each of several processes gets its own."""
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    return PartialState().device
+    # Without being told, accelerate takes several processes on a CPU for strangers.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=cpu).device
 
 
-def build_vae(latent_channels: int = 8, channels: tuple[int, ...] = (16, 32, 64)) -> AutoencoderKL:
+def build_vae(latent_channels: int = 8, channels: tuple[int, ...] = (16, 32, 64), resolution: int = 64) -> AutoencoderKL:
     """An autoencoder 3 x 64 x 64 <-> ``latent_channels`` x 16 x 16: each further entry of ``channels`` halves the side."""
     n = len(channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n, block_out_channels=channels,
-        layers_per_block=1, latent_channels=latent_channels, norm_num_groups=1, sample_size=64, mid_block_add_attention=False,
+        layers_per_block=1, latent_channels=latent_channels, norm_num_groups=1, sample_size=resolution,
+        mid_block_add_attention=False,
     )  # fmt: skip
 
 
-def build_unet(latent_channels: int = 8, channels: tuple[int, ...] = (64, 128), text_width: int = 128) -> UNet2DConditionModel:
+def build_unet(
+    latent_channels: int = 8, channels: tuple[int, ...] = (64, 128), text_width: int = 128, sample_size: int = 16
+) -> UNet2DConditionModel:
     """A U-Net on 16 x 16 latents: residual blocks at 16 x 16, residual blocks with self- and cross-attention at 8 x 8."""
     return UNet2DConditionModel(
-        sample_size=16, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=channels,
+        sample_size=sample_size, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=channels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1, cross_attention_dim=text_width, attention_head_dim=4, norm_num_groups=16,
     )  # fmt: skip
 
 
-def build_clip(tokenizer: CLIPTokenizer, width: int = 128, text_layers: int = 3, vision_layers: int = 4) -> CLIPModel:
+def build_clip(
+    tokenizer: CLIPTokenizer, width: int = 128, text_layers: int = 3, vision_layers: int = 4, resolution: int = 64
+) -> CLIPModel:
     """A small CLIP: a causal text transformer and a vision transformer on 8 x 8 patches, into one space of 128 numbers."""
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -99,7 +107,7 @@ def build_clip(tokenizer: CLIPTokenizer, width: int = 128, text_layers: int = 3,
         "num_hidden_layers": text_layers,
         "max_position_embeddings": tokenizer.model_max_length,
     }
-    vision = {**same, "num_hidden_layers": vision_layers, "image_size": 64, "patch_size": 8}
+    vision = {**same, "num_hidden_layers": vision_layers, "image_size": resolution, "patch_size": resolution // 8}
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
 
 
@@ -114,17 +122,36 @@ def build_scheduler() -> DDIMScheduler:
 
 @dataclass
 class Models:
-    """The joined system. ``encode`` and ``decode`` move between pixels (-1..1) and scaled latents (variance about 1)."""
+    """The joined system, of this course or of any diffusers text-to-image U-Net checkpoint. ``encode`` and ``decode`` move
+    between pixels (float32, -1..1) and scaled latents (variance about 1, in the U-Net's own dtype)."""
 
-    vae: AutoencoderKL
+    vae: AutoencoderKL | AutoencoderTiny
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
-    scheduler: DDIMScheduler
+    scheduler: SchedulerMixin
 
     @property
     def device(self) -> torch.device:
         return self.unet.device
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a latent is wide: 4 here, 8 in Stable Diffusion."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        """Channels, height and width of the latents for a picture of this size, in pixels [the size it was trained for].
+
+        Raises:
+            UserError: for a size that the autoencoder can't make.
+        """
+        size, f = self.unet.config.sample_size, self.factor
+        size = (size, size) if isinstance(size, int) else size
+        high, wide = (f * s if pixels is None else pixels for s, pixels in zip(size, (height, width), strict=True))
+        if high < f or wide < f or high % f or wide % f:
+            raise UserError(f"A picture of {high} x {wide} pixels can't be made: give multiples of {f}.")
+        return self.unet.config.in_channels, high // f, wide // f
 
     def to(self, device: str | torch.device) -> Models:
         for part in (self.vae, self.unet, self.text_encoder):
@@ -138,18 +165,33 @@ class Models:
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
-        """Texts -> ``encoder_hidden_states`` [B, 77, 128]."""
-        return self.text_encoder(self.tokenize(prompts).to(self.device))[0]
+        """Texts -> ``encoder_hidden_states`` [B, 77, 128]: as many tokens and as wide as the checkpoint's text encoder says."""
+        return self.text_encoder(self.tokenize(prompts).to(self.device))[0].to(self.unet.dtype)
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Pixels [B, 3, 64, 64] in -1..1 -> scaled latents [B, 8, 16, 16] (the mean of the posterior)."""
-        return self.vae.encode(images.to(self.device)).latent_dist.mode() * self.vae.config.scaling_factor
+    def encode(self, images: Tensor, streams: list[torch.Generator] | None = None) -> Tensor:
+        """Pixels [B, 3, 64, 64] in -1..1 -> scaled latents [B, 8, 16, 16] (or another size, divided by ``factor``): the mean
+        of the posterior, or, as the library's editing pipelines do, a sample of it from each picture's own random stream."""
+        c, images = self.vae.config, images.to(self.device, self.vae.dtype)
+        if streams:
+            z = torch.cat([_latents(self.vae.encode(i[None]), s) for i, s in zip(images, streams, strict=True)])
+        else:
+            z = _latents(self.vae.encode(images))
+        return ((z - (c.get("shift_factor") or 0)) * c.scaling_factor).to(self.unet.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [B, 8, 16, 16] -> pixels [B, 3, 64, 64], about -1..1."""
-        return self.vae.decode(latents.to(self.device) / self.vae.config.scaling_factor).sample
+        c = self.vae.config
+        z = latents.to(self.device, self.vae.dtype) / c.scaling_factor + (c.get("shift_factor") or 0)
+        return self.vae.decode(z).sample.float()
+
+
+def _latents(encoded, stream: torch.Generator | None = None) -> Tensor:
+    """What an autoencoder's ``encode`` returned, as a tensor: ``AutoencoderTiny`` has no posterior."""
+    if hasattr(encoded, "latents"):
+        return encoded.latents
+    return encoded.latent_dist.sample(stream) if stream else encoded.latent_dist.mode()
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -215,9 +257,10 @@ def _write(models: Models, scratch: Path, clip: CLIPModel | None) -> None:
     models.scheduler.save_pretrained(scratch / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",
-        "vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", type(models.vae).__name__], "unet": ["diffusers", "UNet2DConditionModel"],
         "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None], "feature_extractor": [None, None],
+        "scheduler": ["diffusers", type(models.scheduler).__name__],
+        "safety_checker": [None, None], "feature_extractor": [None, None],
         "image_encoder": [None, None], "requires_safety_checker": False,
     }  # fmt: skip
     (scratch / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
@@ -242,23 +285,19 @@ def check_files(folder: str | Path) -> None:
                 raise UserError(f"In {folder}, {finding.what}: {advice}.")
 
 
-def load_models(folder: str | Path = WEIGHTS, device: str | torch.device | None = None) -> Models:
-    """Load a model folder, checksums first, in float32, ready for inference.
+def load_models(
+    folder: str | Path = WEIGHTS, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> Models:
+    """Load a checkpoint's folder, ready for inference: one of this course, checksums first, or any other that diffusers
+    reads as a text-to-image U-Net (Stable Diffusion 1 and 2 and what was made of them).
 
     Raises:
-        UserError: for a folder without a model or with damaged files.
+        UserError: for a folder without a model, with damaged files, or with a model of another kind.
     """
+    from .checkpoints import PARTS, join
+
     check_files(folder)
-    transformers_logging.disable_progress_bar()  # these files load in milliseconds: a bar is noise
-    folder = str(folder)
-    models = Models(
-        AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32),
-        UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32),
-        CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32),
-        CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-        DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
-    )
-    return models.to(device or default_device())
+    return join(Path(folder), {name: Path(folder) / name for name in PARTS}, dtype, device)
 
 
 def load_clip(folder: str | Path = WEIGHTS, device: str | torch.device | None = None) -> CLIPModel:

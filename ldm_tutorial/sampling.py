@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -33,18 +34,23 @@ FAST = {"sampler": "unipc", "steps": 12, "guidance_interval": (0.0, 0.75)}
 def build_sampler(models: Models, sampler: str, steps: int):
     """diffusers' scheduler for the model's own noise schedule, with its timesteps set: ``steps`` of them, the noisiest first.
 
+    "own" is the scheduler that the checkpoint names (PNDM in Stable Diffusion 1.5, Euler in SD-Turbo).
+
     Raises:
         UserError: for an unknown sampler.
     """
-    if sampler not in SAMPLERS:
-        raise UserError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}.")
-    kind = SAMPLERS[sampler]
+    if sampler not in (*SAMPLERS, "own"):
+        raise UserError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)} and own.")
+    kind = SAMPLERS.get(sampler, type(models.scheduler))
     # Solvers of order 2, and a last step of order 1 that ends at no noise at all: order 2 would divide by zero there.
     options = {"solver_order": 2, "final_sigmas_type": "zero"} if sampler in ("dpm++", "unipc") else {}
+    if sampler in ("ddim", "ddpm") and "clip_sample" not in models.scheduler.config:
+        options["clip_sample"] = False  # these two would hold latents within -1..1, as if they were pixels
     same = type(models.scheduler) is kind  # a copy of it takes no time, a new one some milliseconds
     scheduler = copy.copy(models.scheduler) if same else kind.from_config(models.scheduler.config, **options)
     scheduler.set_timesteps(steps, device=models.device)
-    scheduler.timesteps = scheduler.timesteps[:steps]  # "trailing" rounds to one too many, -1, for 61 steps and some others
+    # "trailing" rounds to one too many, -1, for 61 steps and some others
+    scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
     return scheduler
 
 
@@ -53,10 +59,12 @@ def generators(seeds: list[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def initial_latents(models: Models, streams: list[torch.Generator]) -> Tensor:
-    """Pure noise N(0, 1) [B, 8, 16, 16], picture k from stream k."""
-    size = models.unet.config.in_channels, models.unet.config.sample_size, models.unet.config.sample_size
-    return torch.cat([torch.randn(1, *size, generator=g) for g in streams]).to(models.device)
+def initial_latents(
+    models: Models, streams: list[torch.Generator], height: int | None = None, width: int | None = None
+) -> Tensor:
+    """Pure noise N(0, 1) [B, 8, 16, 16], picture k from stream k, for pictures of the model's own size or another (pixels)."""
+    size = models.latent_shape(height, width)
+    return torch.cat([torch.randn(1, *size, generator=g) for g in streams]).to(models.device, models.unet.dtype)
 
 
 @torch.no_grad()
@@ -71,16 +79,22 @@ def sample_latents(
     negative_prompt: str = "",
     latents: Tensor | None = None,
     progress: bool = True,
-    callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    callback: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    skip: int | None = None,
 ) -> Tensor:
-    """Denoise to clean latents [B, 8, 16, 16].
+    """Denoise to clean latents [B, 8, 16, 16], or as large as ``height`` and ``width`` (pixels) ask for.
 
-    ``latents`` [B, 8, 16, 16] replaces the noise that the seeds would give. A ``guidance_scale`` of at most 1 means no
-    guidance: the unconditional half is not computed. Nor is it outside ``guidance_interval``, two fractions of the run (0 is
-    its noisy start, 1 its end). ``callback(step, timestep, latents)`` sees the latents after each step.
+    ``latents`` [B, 8, 16, 16] replaces the noise that the seeds would give. With ``skip``, 0 too, the first so many steps are
+    left out, and ``latents`` are taken as they are, at the noise level of the first step that is left. A ``guidance_scale``
+    of at most 1 means no guidance: the unconditional half is not computed. Nor is it outside ``guidance_interval``, two
+    fractions of the run (0 is its noisy start, 1 its end). ``callback(step, timestep, latents)`` sees the latents after each
+    step; a tensor that it returns takes their place.
 
     Raises:
-        UserError: for an unknown sampler, an interval that is none, or when there are not as many seeds as prompts.
+        UserError: for an unknown sampler, an interval that is none, a size that can't be, or when there are not as many
+            seeds as prompts.
     """
     from tqdm.auto import tqdm
 
@@ -95,18 +109,25 @@ def sample_latents(
     text = states[[texts.index(p) for p in prompts]]
     both = torch.cat([states[[texts.index(negative_prompt)] * len(prompts)], text])
     streams = generators(seeds)
-    z = initial_latents(models, streams)
-    z = z if latents is None else latents.to(models.device)
-    extra = {"generator": streams} if sampler == "ddpm" else {}
-    for i, t in enumerate(tqdm(scheduler.timesteps, desc="denoise", disable=not progress, leave=False)):
-        if guidance_scale > 1 and int(start * steps) <= i < int(stop * steps):
-            without, with_text = models.unet(torch.cat([z, z]), t, encoder_hidden_states=both).sample.chunk(2)
+    z = initial_latents(models, streams, height, width)
+    z = z if latents is None else latents.to(models.device, models.unet.dtype)
+    if skip is None:
+        z = z * scheduler.init_noise_sigma  # 1 for most; Euler's steps count noise in other units
+    elif hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skip)
+    extra = {"generator": streams} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    timesteps = list(enumerate(scheduler.timesteps))
+    n = len(timesteps)  # PNDM takes one more than it was asked for
+    for i, t in tqdm(timesteps[skip or 0 :], desc="denoise", disable=not progress, leave=False):
+        if guidance_scale > 1 and int(start * n) <= i < int(stop * n):
+            given = scheduler.scale_model_input(torch.cat([z, z]), t)
+            without, with_text = models.unet(given, t, encoder_hidden_states=both).sample.chunk(2)
             predicted = without + guidance_scale * (with_text - without)
         else:
-            predicted = models.unet(z, t, encoder_hidden_states=text).sample
+            predicted = models.unet(scheduler.scale_model_input(z, t), t, encoder_hidden_states=text).sample
         z = scheduler.step(predicted, t, z, **extra).prev_sample
-        if callback:
-            callback(i, t, z)
+        replaced = callback(i, t, z) if callback else None
+        z = z if replaced is None else replaced
     return z
 
 

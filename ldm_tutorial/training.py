@@ -15,7 +15,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
 from .errors import UserError
+from .files import whole
 from .models import Models, build_clip, build_scheduler, build_unet, build_vae, default_device, profile, save_models
 
 SEED = 0
@@ -70,6 +71,8 @@ class VAELoss(nn.Module):
 
 class CLIPLoss(nn.Module):
     """Symmetric cross-entropy over the matrix of matches (Radford et al. 2021, figure 3), gathered from all processes."""
+
+    splits = False  # the matrix needs the whole batch at once
 
     def __init__(self, clip: nn.Module):
         super().__init__()
@@ -131,6 +134,7 @@ def fit(
     save_every: int = 100,
     on_step: Callable[[int, float], None] | None = None,
     about: str = "",
+    accumulate: int = 1,
 ) -> Tensor:
     """Train ``loss`` (a module whose forward returns a scalar) and leave the averaged weights in it.
 
@@ -139,18 +143,29 @@ def fit(
     interrupting it (Ctrl-C, a notebook's Stop) ends it after the current step, saved. ``about`` names what it learns from:
     a checkpoint of anything else is refused. Returns the losses so far, earlier runs' included.
 
+    Under ``accelerate launch`` or ``torchrun`` the processes share each batch; one of them writes. ``accumulate`` computes a
+    process's share in so many parts, one after the other, for less memory (not for CLIP, whose loss needs the batch whole).
+    Neither changes what is learned. Precision: what accelerate is told to use, else bfloat16 on GPUs that have it.
+
     Raises:
-        UserError: when the folder holds a run with other settings, the loss is not finite, or the folder can't be written.
+        UserError: when the folder holds a run with other settings, the loss is not finite, the folder can't be written, or
+            another process has died.
     """
     from accelerate import Accelerator
     from diffusers.training_utils import EMAModel
     from tqdm.auto import tqdm
 
     native_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    accelerator = Accelerator(mixed_precision="bf16" if native_bf16 else "no")
+    default_device()  # before the Accelerator, which would not see that several processes on a CPU belong together
+    told = "ACCELERATE_MIXED_PRECISION" in os.environ  # by accelerate launch: its flag or its configuration
+    precision = None if told else "bf16" if native_bf16 else "no"
+    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate)
+    parts = accelerator.gradient_accumulation_steps if getattr(loss, "splits", True) else 1
+    accelerator.gradient_accumulation_steps = parts
     rank, world = accelerator.process_index, accelerator.num_processes
-    if recipe.batch % world:
-        raise UserError(f"A batch of {recipe.batch} can't be shared by {world} processes: choose a number that divides it.")
+    if recipe.batch % (world * parts):
+        share = f"{world} processes" + (f" in {parts} parts each" if parts > 1 else "")
+        raise UserError(f"A batch of {recipe.batch} can't be shared by {share}: choose a number that divides it.")
     optimizer = torch.optim.AdamW(loss.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.01)
     ema = EMAModel(loss.parameters(), decay=recipe.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     path = Path(folder) / f"{name}.safetensors"
@@ -172,21 +187,27 @@ def fit(
         desc=f"train {name}",
         disable=not (progress and accelerator.is_main_process),
     )
-    with _interrupt_noted() as interrupted, bar:
+    with _interrupt_noted() as interrupted, _others_alive(name, path, world), bar:
         for step in range(len(losses), recipe.steps):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step)
-            rows = {k: v[rank::world].to(accelerator.device) for k, v in draw(generator(recipe.seed, step)).items()}
-            with accelerator.autocast():
-                value = model(**rows)
-            number = accelerator.reduce(value.detach().float(), "mean").item()
+            batch, values = draw(generator(recipe.seed, step)), []
+            for part in range(parts):
+                first = rank * parts + part
+                rows = {k: v[first :: world * parts].to(accelerator.device) for k, v in batch.items()}
+                # gradients go round among the processes once a step, with the last part
+                with accelerator.no_sync(model) if part + 1 < parts else nullcontext():
+                    with accelerator.autocast():
+                        value = model(**rows)
+                    accelerator.backward(value)  # a mean over the parts
+                values.append(value.detach().float())
+            number = accelerator.reduce(torch.stack(values).mean(), "mean").item()
             if not math.isfinite(number):
                 kept = f"the last good state is in {path}; " if path.exists() else ""
                 raise UserError(
                     f"The loss of {name} is no longer a number at step {step}: {kept}lower the learning rate (now {recipe.lr}) "
                     "and start again in another folder."
                 )
-            accelerator.backward(value)
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
             optimizer.zero_grad()
@@ -211,8 +232,24 @@ def fit(
 
 
 @contextmanager
+def _others_alive(name: str, path: Path, world: int):
+    """Say what happened when a call that all processes make together fails because one of them is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+            raise
+        kept = f"the last saved state is in {path}" if path.exists() else "nothing was saved yet"
+        raise UserError(
+            f"Another of the {world} processes that train {name} has ended: {kept}; the same command goes on from there, "
+            "with any number of processes."
+        ) from None
+
+
+@contextmanager
 def _interrupt_noted():
-    """Let Ctrl-C (or a notebook's Stop) wait for the end of a step: yields a list that is no longer empty after it."""
+    """Let Ctrl-C, a notebook's Stop, or a cluster's SIGTERM wait for the end of a step: yields a list that is no longer
+    empty after it."""
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield noted  # only the main thread may handle signals
@@ -220,13 +257,14 @@ def _interrupt_noted():
 
     def note(number, _):
         noted.append(number)
-        signal.signal(signal.SIGINT, before)  # a second one interrupts at once
+        signal.signal(number, before[number])  # a second one interrupts at once
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _save(path: Path, settings: str, losses: list[float], loss: nn.Module, optimizer, ema) -> None:
@@ -235,14 +273,11 @@ def _save(path: Path, settings: str, losses: list[float], loss: nn.Module, optim
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
     tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
-    scratch = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, scratch, {"settings": settings})
-        os.replace(scratch, path)
+        with whole(path) as scratch:
+            save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, scratch, {"settings": settings})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            scratch.unlink()
         advice = "free some space or choose another folder; the last saved state is kept"
         raise UserError(f"Can't save the training state to {path} ({error}): {advice}.") from None
 
@@ -275,39 +310,66 @@ def _load(path: Path, settings: str, loss: nn.Module, optimizer, ema) -> list[fl
 class Run:
     """One training of all three models in a folder; each part is made once, from the parts before it, and kept there.
 
-    ``scale`` multiplies the profile's steps. Use ``part("vae")``, ``part("clip")``, ``part("unet")`` or ``finish(out)``.
+    ``scale`` multiplies the profile's steps. It learns from Curios, or from the pictures of ``source`` at ``resolution``
+    (:class:`data.Pictures`). Use ``part("vae")``, ``part("clip")``, ``part("unet")`` or ``finish(out)``.
     """
 
-    def __init__(self, folder: str | Path, profile_name: str | None = None, scale: float = 1.0, progress: bool = True):
+    def __init__(
+        self,
+        folder: str | Path,
+        profile_name: str | None = None,
+        scale: float = 1.0,
+        progress: bool = True,
+        source: str | Path | None = None,
+        resolution: int = 64,
+        accumulate: int = 1,
+    ):
         self.name, self.profile = profile(profile_name)
         self.folder, self.scale, self.progress = Path(folder), scale, progress
+        self.source, self.resolution, self.accumulate = source, resolution, accumulate
         self._data = self._tokenizer = None
         self._parts: dict[str, nn.Module] = {}
 
     def recipe(self, part: str) -> Recipe:
         steps, batch, lr = getattr(self.profile, part)
+        if self.source is not None and part == "clip":  # no picture twice in a batch: it would be its own wrong answer
+            batch = min(batch, len(self.data) // 16 * 16)
         return Recipe(max(1, round(steps * self.scale)), batch, lr)
 
     @property
     def data(self):
         if self._data is None:
+            from accelerate import PartialState
+
             from .curios import Curios
+            from .data import Pictures
 
             default_device()  # gives each process its own GPU before anything is rendered
-            self._data = Curios("train", self.profile.renders, seed=SEED, progress=self.progress)
+            self.progress &= PartialState().is_main_process
+            if self.source is None:
+                self._data = Curios("train", self.profile.renders, seed=SEED, progress=self.progress)
+            else:
+                self._data = Pictures(self.source, self.resolution, self.folder, SEED, self.progress)
         return self._data
 
     @property
     def tokenizer(self):
         if self._tokenizer is None:
+            from accelerate import PartialState
             from transformers import CLIPTokenizer
 
             from .curios import scene_at
             from .tokenizer import train_tokenizer
 
             path = self.folder / "tokenizer"
-            if not path.exists():
-                train_tokenizer([scene_at("train", i, SEED)[1] for i in range(4000)]).save_pretrained(path)
+            default_device()
+            with PartialState().main_process_first():  # the others find it
+                if not path.exists():
+                    own = self.source is not None
+                    texts = self.data.captions if own else [scene_at("train", i, SEED)[1] for i in range(4000)]
+                    scratch = path.with_suffix(f".{os.getpid()}.part")
+                    train_tokenizer(texts).save_pretrained(scratch)
+                    os.replace(scratch, path)
             self._tokenizer = CLIPTokenizer.from_pretrained(path)
         return self._tokenizer
 
@@ -325,6 +387,7 @@ class Run:
         return self._parts[name]
 
     def _fit(self, name: str, loss: nn.Module, draw, recipe: Recipe, options: dict) -> Tensor:
+        options = {"accumulate": self.accumulate, **options}
         losses = fit(name, loss, draw, recipe, self.folder, self.progress, about=self.origin(name), **options)
         if len(losses) < recipe.steps:
             raise UserError(f"{name} was stopped at step {len(losses)} of {recipe.steps}: the same command goes on from there.")
@@ -341,7 +404,7 @@ class Run:
     def _vae(self, recipe: Recipe, options: dict) -> nn.Module:
         from .curios import to_model
 
-        vae = build_vae()
+        vae = build_vae(resolution=self.resolution)
         images = self.data.images
         size = (vae.config.latent_channels, images.shape[1] // 4, images.shape[2] // 4)
 
@@ -360,12 +423,15 @@ class Run:
     def _clip(self, recipe: Recipe, options: dict) -> nn.Module:
         from .curios import to_model
 
-        clip = build_clip(self.tokenizer)
+        clip = build_clip(self.tokenizer, resolution=self.resolution)
         images = self.data.images
-        ids = self.tokenizer(self.data.captions, padding="longest", return_tensors="pt").input_ids
+        ids = self.tokenizer(self.data.captions, padding="longest", truncation=True, return_tensors="pt").input_ids
 
         def draw(g):
-            chosen = torch.randint(len(images), (recipe.batch,), generator=g)
+            if self.source is None:
+                chosen = torch.randint(len(images), (recipe.batch,), generator=g)
+            else:
+                chosen = torch.randperm(len(images), generator=g)[: recipe.batch]
             return {"images": to_model(images[chosen]), "input_ids": ids[chosen]}
 
         self._fit("clip", CLIPLoss(clip), draw, recipe, options)
@@ -373,17 +439,16 @@ class Run:
 
     def _unet(self, recipe: Recipe, options: dict) -> nn.Module:
         """Learns together with its text encoder, which starts as the text half of CLIP: frozen, it is worse at unseen pairs."""
-        from .curios.captions import BACKGROUNDS, MATERIALS, OBJECTS, caption
-
-        models = self.models(unet=build_unet(channels=self.profile.unet_channels)).to(default_device())
-        latents, data, materials = self.latents(models), self.data, list(MATERIALS)
+        unet = build_unet(channels=self.profile.unet_channels, sample_size=self.resolution // 4)
+        models = self.models(unet=unet).to(default_device())
+        latents, data = self.latents(models), self.data
         for part in (models.unet, models.text_encoder):
             part.requires_grad_(True)
 
         def words(i: int, rng: random.Random) -> str:
             if rng.random() < 0.1:
                 return ""  # caption dropout: what guidance needs
-            return caption(OBJECTS[data.objects[i]], materials[data.materials[i]], BACKGROUNDS[data.backgrounds[i]], rng)
+            return data.wording(i, rng)
 
         def draw(g):
             n = recipe.batch
@@ -436,6 +501,7 @@ class Run:
     @torch.no_grad()
     def latents(self, models: Models) -> Tensor:
         """Latents [N, 8, 16, 16] of all training pictures: computed once and cached in the run's folder."""
+        from accelerate import PartialState
         from tqdm.auto import tqdm
 
         from .curios import to_model
@@ -449,17 +515,23 @@ class Run:
             pass  # absent or damaged: compute it again
         chunks = tqdm(range(0, n, 128), desc="encode", disable=not self.progress)
         latents = torch.cat([models.encode(to_model(self.data.images[i : i + 128])).cpu() for i in chunks]).contiguous()
-        scratch = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"latents": latents}, scratch, {"origin": origin})
-        os.replace(scratch, path)
+        if PartialState().is_main_process:
+            with whole(path) as scratch:
+                save_file({"latents": latents}, scratch, {"origin": origin})
         return latents
 
     def finish(self, out: str | Path) -> Path:
-        """Train whatever is missing and write the folder that plain diffusers loads (one process writes)."""
+        """Train whatever is missing and write the folder that plain diffusers loads (one process writes); of own pictures
+        also ``evaluation.html`` and ``evaluation.json`` in it."""
         from accelerate import PartialState
 
-        models = self.models()
+        models, clip = self.models(), self.part("clip")
+        PartialState().wait_for_everyone()  # the others are done then
         if PartialState().is_main_process:
-            save_models(models, out, self.part("clip"))
-        PartialState().wait_for_everyone()
+            save_models(models, out, clip)
+            if self.source is not None:
+                from .page import write_evaluation
+
+                steps = {part: self.recipe(part).steps for part in ("vae", "clip", "unet")}
+                write_evaluation(out, self.data, steps, self.progress)
         return Path(out)

@@ -184,6 +184,11 @@ class Curios(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
+    def wording(self, i: int, rng: random.Random) -> str:
+        """Another caption of picture i, drawn from ``rng``."""
+        names = OBJECTS[self.objects[i]], list(MATERIALS)[self.materials[i]], BACKGROUNDS[self.backgrounds[i]]
+        return caption(*names, rng)
+
     def __getitem__(self, i: int) -> dict:
         names = OBJECTS[self.objects[i]], list(MATERIALS)[self.materials[i]], BACKGROUNDS[self.backgrounds[i]]
         return {
