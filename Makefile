@@ -13,22 +13,25 @@ export OMP_WAIT_POLICY := PASSIVE
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lab test notebooks weights bench clean
+.PHONY: help venv lab test test-browser notebooks weights bench clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 venv: $(STAMP) ## Create .venv and install everything (TORCH_INDEX=<url>: take torch from another index, PYTHON=<python>)
 
 lab: $(STAMP) ## Set up, then open JupyterLab at notebook 00 (LAB_ARGS="--no-browser --port 9000" and the like)
-	@$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb $(ROOT_OK) $(LAB_ARGS)
+	@$(PY) -m jupyterlab --ServerApp.root_dir=$(or $(LAB_ROOT),.) --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb $(ROOT_OK) $(LAB_ARGS)
 
 test: $(STAMP) ## Set up, then run the unit tests, every notebook and a browser smoke test (JOBS=<processes>)
 	@$(PY) -m tests.run $(if $(JOBS),--jobs $(JOBS))
 
+test-browser: $(STAMP) ## Turn every control of every notebook in a real browser, with mouse and keyboard (ARGS="-k 03")
+	@$(PY) -m pytest tests/browser $(ARGS)
+
 notebooks: $(STAMP) ## Re-execute every notebook in place
-	@$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
-		--ExecutePreprocessor.record_timing=False $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
+	@LDM_TUTORIAL_STATIC=1 $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 
 weights: $(STAMP) ## Train all shipped weights from nothing (PROFILE=quick|evening|full; minutes on a GPU, hours on a CPU)
 	@$(PY) -m ldm_tutorial.cli train all --out ldm_tutorial/weights/curios-64 $(if $(PROFILE),--profile $(PROFILE))
@@ -54,5 +57,8 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
 	$(PY) -m pip install --disable-pip-version-check -e .
 	@$(PY) -m ipykernel install --sys-prefix >/dev/null
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@# JupyterLab's first question, about its own news, is not one that a learner should have to answer.
+	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' > .venv/share/jupyter/lab/settings/overrides.json
 	@echo "Set-up done in $$(($$(date +%s) - $$(cat .venv/.started))) s."
 	@touch $@

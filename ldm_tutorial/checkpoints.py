@@ -168,7 +168,9 @@ def join(folder: Path, places: dict[str, Path], dtype: torch.dtype, device: str 
     """The parts of a checkpoint, each from its place, checked, on their device and ready for inference."""
     check_layout(folder)
     parts = {name: load_part(place, name, dtype) for name, place in places.items()}
-    return check_fit(Models(**parts)).to(device or default_device())
+    models = check_fit(Models(**parts)).to(device or default_device())
+    models.unet.to(memory_format=torch.channels_last)  # the same numbers; its convolutions run 5 to 10% faster on a CPU
+    return models
 
 
 # --- the hub --------------------------------------------------------------------------------------------------------

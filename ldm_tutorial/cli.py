@@ -115,15 +115,17 @@ def train(
 def generate(
     prompt: Annotated[str, typer.Argument(help="For example: an armchair made of avocado.")],
     seed: Annotated[str, typer.Option(help="The first picture's seed.")] = "0",
-    steps: Annotated[str | None, typer.Option(help="Denoising steps, 1 to 1000 [default: 20].")] = None,
+    steps: Annotated[str | None, typer.Option(help="Denoising steps, 1 to 1000; 20 if not given.")] = None,
     guidance: Annotated[str, typer.Option(help="Guidance scale: up to 1 is none, 3 is usual here.")] = "3",
     count: Annotated[str, typer.Option(help="How many pictures, with seeds counting up.")] = "1",
     out: Annotated[Path, typer.Option(help="PNG file; with --count also FILE-SEED.png each.")] = Path("picture.png"),
-    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm, dpm++ or unipc [default: ddim].")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, ddpm, dpm++, unipc or own (the model's); ddim if not given.")
+    ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="unipc, 12 steps, guided only where it matters.")] = False,
     negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
     model: Annotated[
-        Path | None, typer.Option(help="A folder as `ldm train` writes it [default: the shipped weights].")
+        Path | None, typer.Option(help="A folder as `ldm train` writes it; the shipped weights if not given.")
     ] = None,
 ) -> None:
     """Turn a prompt into pictures."""
@@ -216,7 +218,7 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here (overwritten).")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Also draw one generated picture a pair into this PNG.")] = None,
     model: Annotated[
-        Path | None, typer.Option(help="A folder as `ldm train` writes it [default: the shipped weights].")
+        Path | None, typer.Option(help="A folder as `ldm train` writes it; the shipped weights if not given.")
     ] = None,
 ) -> None:
     """Measure a model: every number with its count and its 95% interval (2 CPU cores: up to 40 minutes, --quick 5)."""

@@ -244,7 +244,9 @@ def _write(models: Models, scratch: Path, clip: CLIPModel | None) -> None:
     }
     for name, part in parts.items():
         # A half-precision copy; the config keeps saying float32, so that loaders compute in float32 on every machine.
-        copy.deepcopy(part).half().save_pretrained(scratch / name, safe_serialization=True)
+        copy.deepcopy(part).half().to(memory_format=torch.contiguous_format).save_pretrained(
+            scratch / name, safe_serialization=True
+        )
         file = scratch / name / "config.json"
         config = json.loads(file.read_text())
         config.pop("_name_or_path", None)  # where it was loaded from is nobody's business

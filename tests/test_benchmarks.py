@@ -11,7 +11,7 @@ import pytest
 from tests.run import ROOT
 
 FOLDER = ROOT / "benchmarks"
-SCRIPTS = ["imports", "sampler", "fast_sampling", "steps", "training_loop", "latent_vs_pixel"]
+SCRIPTS = ["imports", "sampler", "fast_sampling", "steps", "training_loop", "latent_vs_pixel", "scale"]
 
 
 @pytest.fixture
@@ -126,6 +126,19 @@ def test_training_loop(script, tmp_path, tiny_world, monkeypatch, capsys):
     figures = stored(tmp_path / "training_loop.json")
     assert 0.2 < figures["fit_against_bare"]["ratio"] < 2 and figures["cached_latents_times_faster"] > 0
     assert "of a bare loop's steps per second" in capsys.readouterr().out
+
+
+def test_scale(script, tmp_path, tiny_world, capsys):
+    script("scale").main()
+    figures = stored(tmp_path / "scale.json")
+    theirs = figures["stable_diffusion_512"]
+    assert theirs["parameters"] == {"vae": 83_653_863, "unet": 859_520_964, "text_encoder": 123_060_480}  # as published
+    for name in ("course", "stable_diffusion_256", "stable_diffusion_512"):
+        found = figures[name]["flops"]
+        assert 2.8 < found["unet_forward_and_backward"] / found["unet"] < 3.1  # a backward pass is two forward ones
+    assert 4 < theirs["flops"]["unet"] / figures["stable_diffusion_256"]["flops"]["unet"] < 5  # attention grows faster
+    assert all(s > 0 for s in figures["seconds_a_picture"]["training"].values()) and figures["peak_bytes"]["training"] > 1e8
+    assert "GFLOPs a picture" in capsys.readouterr().out and figures["processes"] == 1
 
 
 def test_latent_vs_pixel(script, tmp_path, tiny_world, capsys):

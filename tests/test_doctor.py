@@ -88,9 +88,7 @@ def test_bad_list_of_checksums(weights, content):
 
 def test_torchvision_that_does_not_fit_torch(tmp_path):
     (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").write_text(
-        "raise RuntimeError('operator torchvision::nms does not exist')\n"
-    )
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     examined = run_doctor(PYTHONPATH=str(tmp_path))
     assert examined.returncode == 1, examined.stderr
     assert "fault   torchvision does not fit torch" in examined.stdout

@@ -1,12 +1,17 @@
 """Controls: every knob draws, says what is wrong, has a label, and comes back with Reset."""
 
+import asyncio
+import base64
 import io
+import os
+import signal
 
 import ipywidgets as w
 import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_tutorial import widgets
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.models import load_models
 from ldm_tutorial.show import heat_overlay
@@ -57,6 +62,104 @@ def test_put_of_a_value_that_a_knob_refuses_leaves_the_control_working():
         control.put(n="many")
     control.knobs["n"].value = 4
     assert calls == [3, 4]
+
+
+def sketch(n):
+    return Image.new("RGB", (40, 30), (10 * n, 0, 0)), f"number {n}"
+
+
+def on_the_page(monkeypatch, draw, turn):
+    """Make ``Control(draw, n=...)``, turn it as the kernel does when a message of the page comes in, wait for the drawing."""
+
+    async def visit():
+        control = Control(draw, n=w.IntSlider(3, 1, 20))
+        with monkeypatch.context() as patch:
+            patch.setattr(widgets, "_from_page", lambda: True)
+            turn(control)
+        await asyncio.sleep(0.3)
+        return control
+
+    return asyncio.run(visit())
+
+
+def test_on_the_page_the_last_request_wins(monkeypatch):
+    calls = []
+
+    def turn(control):
+        for n in (4, 5, 6):
+            control.knobs["n"].value = n
+        assert calls == [3], "nothing is drawn inside the message"
+
+    control = on_the_page(monkeypatch, lambda n: calls.append(n) or sketch(n), turn)
+    assert calls == [3, 6] and control.message == control.access.alt == "number 6"
+
+
+def test_on_the_page_a_slow_drawing_is_given_up_for_a_newer_one(monkeypatch):
+    steps, controls = [], []
+
+    def slow(n):
+        for i in range(3):
+            steps.append((n, i))
+            if (n, i) == (4, 1):
+                monkeypatch.setattr(widgets, "_from_page", lambda: True)
+                controls[0].knobs["n"].value = 5  # a message that comes meanwhile
+            if controls:
+                controls[0].step(f"Step {i} ...")
+        return sketch(n)
+
+    def turn(control):
+        controls.append(control)
+        control.knobs["n"].value = 4
+
+    control = on_the_page(monkeypatch, slow, turn)
+    assert control.message == "number 5" and (4, 2) not in steps and (5, 2) in steps
+
+
+def test_on_the_page_an_interrupt_ends_a_drawing_and_nothing_else(monkeypatch):
+    def slow(n):
+        if n == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return sketch(n)
+
+    control = on_the_page(monkeypatch, slow, lambda control: control.put(n=4))
+    assert control.message.startswith("Interrupted") and control.drawn[1] == "number 3"
+    first = Image.open(io.BytesIO(control.image.value)).getpixel((0, 0))
+    assert first == (30, 0, 0), "the last picture stays"
+
+
+def test_without_a_kernel_a_picture_of_its_states_stays(monkeypatch):
+    control = Control(sketch, n=w.IntSlider(3, 1, 20, description="n"))
+    data, metadata = control._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data and data["text/plain"] == "Control: n 3"
+    assert metadata["image/png"]["alt"].endswith("number 1; number 3; number 20")
+    sheet = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
+    seen = {colour for _, colour in sheet.getcolors()}
+    assert {(10, 0, 0), (30, 0, 0), (200, 0, 0)} <= seen and control.message == "number 3"
+    monkeypatch.setenv("LDM_TUTORIAL_STATIC", "1")
+    assert set(control._repr_mimebundle_()[0]) == {"text/plain", "image/png"}
+
+
+@pytest.mark.parametrize(
+    "knob, states",
+    [
+        (w.Dropdown(options=["a", "b", "c", "d"]), ["a", "c", "d"]),
+        (w.ToggleButtons(options=["a", "b", "c", "d"], value="b"), ["a", "b", "d"]),
+        (w.SelectionSlider(options=[2, 4, 8], value=4), [2, 4, 8]),
+        (w.FloatLogSlider(1, base=10, min=0, max=2), [1.0, 10.0, 100.0]),
+        (w.FloatSlider(0.5, min=0, max=1), [0.0, 0.5, 1.0]),
+        (w.Text("hello"), ["hello"]),
+    ],
+)
+def test_the_states_that_a_picture_shows(knob, states):
+    control = Control(lambda x: (Image.new("RGB", (40, 30)), f"{x}"), x=knob)
+    assert control._states()[1] == [str(state) for state in states]
+
+
+def test_playground_stops_and_shows_the_last_picture_again(play):
+    image = play.image.value
+    play.image.value = b"a preview"
+    play.stop.click()
+    assert play.message.startswith("Stopped") and play.image.value == image
 
 
 def test_playground_draws_for_every_knob(play):
@@ -124,7 +227,7 @@ def test_playground_keeps_the_last_picture_when_an_input_will_not_do(play, name,
 
 
 def test_every_control_of_the_playground_is_labelled_and_takes_the_keyboard(play):
-    named = [*play.knobs.values(), play.history, play.again, play.reset]
+    named = [*play.knobs.values(), play.history, play.again, play.reset, play.stop]
     assert all(k.description and k.tooltip for k in named) and all(k.tabbable is not False and not k.disabled for k in named)
     assert len({k.description for k in named}) == len(named)
     assert not any(k.continuous_update for k in play.knobs.values()), "draw when Enter is pressed or a slider is let go"
