@@ -27,7 +27,7 @@ test: $(STAMP) ## Set up, then run the unit tests, every notebook and a browser 
 	@$(PY) -m tests.run $(if $(JOBS),--jobs $(JOBS))
 
 test-browser: $(STAMP) ## Turn every control of every notebook in a real browser, with mouse and keyboard (ARGS="-k 03")
-	@$(PY) -m pytest tests/browser $(ARGS)
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest tests/browser $(ARGS)
 
 notebooks: $(STAMP) ## Re-execute every notebook in place
 	@LDM_TUTORIAL_STATIC=1 $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
