@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from .files import CHECKSUMS, damage
+from .files import CHECKSUMS, checksums, damage
 
 WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
 MIN_PYTHON = (3, 11)
@@ -130,14 +130,15 @@ def check_kernel() -> Finding:
 
 def check_weights(folder: Path = WEIGHTS) -> list[Finding]:
     """Compare each file in `folder` with its SHA-256 in checksums.json ({relative path: hex digest})."""
+    folder = Path(folder)
     try:
-        found = damage(Path(folder))
+        listed, found = checksums(folder), damage(folder)
     except OSError:
-        return [Finding("fault", f"weights: {Path(folder) / CHECKSUMS} is missing", WEIGHTS_CURE)]
+        return [Finding("fault", f"weights: {folder / CHECKSUMS} is missing", WEIGHTS_CURE)]
     except ValueError:
-        return [Finding("fault", f"weights: {Path(folder) / CHECKSUMS} cannot be read", WEIGHTS_CURE)]
+        return [Finding("fault", f"weights: {folder / CHECKSUMS} cannot be read", WEIGHTS_CURE)]
     faults = [Finding("fault", f"weights: {name} is {state}", WEIGHTS_CURE) for name, state in found.items()]
-    return faults or [Finding("ok", "weights: all files are whole")]
+    return faults or [Finding("ok", f"weights: all {len(listed)} files are whole")]
 
 
 def check_gpu() -> Finding:

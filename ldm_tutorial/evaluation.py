@@ -348,10 +348,15 @@ def heat_map_scores(models: Models, n: int, progress: bool = True) -> dict[str, 
     }
 
 
-def nearest(pictures: Tensor, training: Tensor) -> Tensor:
-    """Root-mean-square distance [N] (0..1, pictures averaged down to 16 x 16) to the nearest of the training pictures."""
+def distances(pictures: Tensor, training: Tensor) -> Tensor:
+    """Root-mean-square distances [N, M] (0..1, sides averaged down to a quarter) between pictures uint8 [N or M, S, S, 3]."""
     small = [F.avg_pool2d(to_model(x) / 2, 4).flatten(1) for x in (pictures, training)]
-    return torch.cdist(*small).min(1).values / small[0].shape[1] ** 0.5
+    return torch.cdist(*small) / small[0].shape[1] ** 0.5
+
+
+def nearest(pictures: Tensor, training: Tensor) -> Tensor:
+    """The distance [N] to the nearest of the training pictures; see :func:`distances`."""
+    return distances(pictures, training).min(1).values
 
 
 def seconds_per_image(models: Models, times: int = 5) -> dict:

@@ -38,9 +38,8 @@ def seal(folder: Path) -> None:
     write_json(folder / CHECKSUMS, {p.relative_to(folder).as_posix(): sha256(p) for p in files})
 
 
-def damage(folder: Path, start: str = "") -> dict[str, str]:
-    """What is wrong with a folder's files, as far as their names begin with ``start``: {name: "missing", "cut short" or
-    "altered"}.
+def checksums(folder: Path, start: str = "") -> dict[str, str]:
+    """What ``checksums.json`` says of the files whose names begin with ``start``: {name: hex digest}.
 
     Raises:
         OSError: when there is no checksums.json.
@@ -53,13 +52,21 @@ def damage(folder: Path, start: str = "") -> dict[str, str]:
         raise ValueError("not a table of names and digests") from None
     if not wanted:
         raise ValueError(f"nothing in it begins with {start!r}")
+    return wanted
+
+
+def damage(folder: Path, start: str = "") -> dict[str, str]:
+    """What is wrong with a folder's files, as far as their names begin with ``start``: {name: "missing", "cut short" or
+    "altered"}. Raises what :func:`checksums` does."""
     found = {}
-    for name, digest in wanted.items():
-        path = folder / name
-        if not path.is_file():
+    for name, digest in checksums(folder, start).items():
+        try:
+            content = (folder / name).read_bytes()
+        except OSError:
             found[name] = "missing"
-        elif sha256(path) != digest:
-            found[name] = "cut short" if _is_cut_short(path.read_bytes(), name) else "altered"
+            continue
+        if hashlib.sha256(content).hexdigest() != digest:
+            found[name] = "cut short" if _is_cut_short(content, name) else "altered"
     return found
 
 

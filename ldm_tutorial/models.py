@@ -8,7 +8,6 @@ this package) with two additions: ``clip/``, the whole CLIP model of which ``tex
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from .doctor import check_weights
 from .errors import UserError
+from .files import seal
 
 WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
 
@@ -266,9 +266,7 @@ def _write(models: Models, scratch: Path, clip: CLIPModel | None) -> None:
         "image_encoder": [None, None], "requires_safety_checker": False,
     }  # fmt: skip
     (scratch / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    files = sorted(p for p in scratch.rglob("*") if p.is_file())
-    sums = {p.relative_to(scratch).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-    (scratch / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
+    seal(scratch)
 
 
 def check_files(folder: str | Path) -> None:

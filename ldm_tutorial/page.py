@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from pathlib import Path
 
 import torch
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 
 from .curios import to_model, to_picture
 from .data import Pictures
-from .evaluation import average, nearest, paint, psnr, rate, spread
-from .files import whole
+from .evaluation import average, distances, nearest, paint, psnr, rate, spread
+from .files import whole, write_json
 from .models import Models, load_clip, load_models
 
 FEWEST = 32  # pictures in each set of a Fréchet distance; with fewer it says nothing
@@ -135,7 +134,7 @@ def page(found: dict, drawn: Tensor, models: Models, data: Pictures, progress: b
     spaced = torch.linspace(0, len(images) - 1, min(12, len(images))).round().int().unique().tolist()
     wanted = [captions[i] for i in spaced]
     more = [paint(models, wanted, seed, progress) for seed in (10_000, 20_000)]
-    closest = [data.images[nearest_index(drawn[i], data.images)] for i in spaced]
+    closest = data.images[distances(drawn[spaced], data.images).argmin(1)]
     x = to_model(images[spaced])
     decoded = models.decode(models.encode(x)).cpu()
     rebuilt, error = to_picture(decoded), psnr(x, decoded)
@@ -189,13 +188,6 @@ Training steps: {", ".join(f"{part} {steps:,}" for part, steps in found["steps"]
 """
 
 
-def nearest_index(image: Tensor, images: Tensor) -> int:
-    """Which of the pictures uint8 [N, S, S, 3] is nearest to one [S, S, 3], as in :func:`evaluation.nearest`."""
-    small = torch.nn.functional.avg_pool2d
-    one, all_ = (small(to_model(x), 4).flatten(1) for x in (image[None], images))
-    return torch.cdist(one, all_).argmin().item()
-
-
 def write_evaluation(folder: str | Path, data: Pictures, steps: dict[str, int], progress: bool = True) -> dict:
     """Measure the model in ``folder`` on ``data`` and write ``evaluation.json`` and ``evaluation.html`` there."""
     folder = Path(folder)
@@ -204,11 +196,8 @@ def write_evaluation(folder: str | Path, data: Pictures, steps: dict[str, int], 
     about = {"source": Path(data.source).name, "resolution": data.resolution, "learned": len(data)}
     about |= {"aside": len(data.validation_images), "sha256": data.digest}
     found = {"data": about, "steps": steps, "features": "this run's CLIP, vision tower", **found}
-    files = {
-        "evaluation.json": json.dumps(found, indent=1) + "\n",
-        "evaluation.html": page(found, drawn, models, data, progress),
-    }
-    for name, text in files.items():
-        with whole(folder / name) as scratch:
-            scratch.write_text(text, encoding="utf-8")
+    text = page(found, drawn, models, data, progress)
+    write_json(folder / "evaluation.json", found)
+    with whole(folder / "evaluation.html") as scratch:
+        scratch.write_text(text, encoding="utf-8")
     return found

@@ -21,7 +21,7 @@ import torch
 import traitlets
 from PIL import Image, ImageDraw, ImageFont
 
-from .attention import heat_maps, record_attention, word_tokens
+from .attention import heat_maps, join_layers, record_attention, word_tokens
 from .curios import parse, to_picture
 from .errors import UserError
 from .models import Models
@@ -367,7 +367,7 @@ class Playground(Control):
             with record_attention(self.models.unet) as maps:
                 picture = sample(self.models, [prompt], [number], callback=self._preview(steps), **options)[0]
             # The half that read the prompt comes last; the mean over steps: [layers * heads, pixels, tokens]
-            self.made[wish] = picture, torch.cat([torch.stack([call[-1] for call in calls]).mean(0) for calls in maps.values()])
+            self.made[wish] = picture, join_layers({name: [call[-1:] for call in calls] for name, calls in maps.items()})[0]
         self.picture, attention = self.made[wish]
         self.knobs["word"].options = list(dict.fromkeys(re.findall(r"[\w-]+", prompt.lower())))
         text = note_unknown_words(prompt) or f"{prompt}, seed {number}"

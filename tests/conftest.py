@@ -27,6 +27,26 @@ def settings(tmp_path_factory):
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def ldm(monkeypatch, capsys):
+    """Runs `ldm ...` in this process: (exit status, stdout, stderr)."""
+    import sys
+
+    from ldm_tutorial import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ldm", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code
+        return (status or 0, *capsys.readouterr())
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     from ldm_tutorial.curios import scene_at

@@ -19,21 +19,10 @@ FEW = ["--steps", "2"]
 
 
 @pytest.fixture
-def ldm(monkeypatch, capsys, tmp_path):
+def ldm(ldm, monkeypatch, tmp_path):
     """Runs `ldm ...` in an empty folder: (exit status, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ldm", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code
-        return (status or 0, *capsys.readouterr())
-
-    return run
+    return ldm
 
 
 def as_typed(*arguments, cwd) -> subprocess.CompletedProcess:

@@ -58,21 +58,6 @@ def write(path: Path, rows: list[dict], table: str = "csv") -> None:
         (path / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
 
 
-@pytest.fixture
-def ldm(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ldm", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code
-        return (status or 0, *capsys.readouterr())
-
-    return run
-
-
 # --- reading --------------------------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ def run_doctor(**environment) -> subprocess.CompletedProcess:
 
 
 def test_whole_weights_are_whole(weights):
-    assert doctor.check_weights(weights) == [Finding("ok", "weights: all files are whole")]
+    assert doctor.check_weights(weights) == [Finding("ok", "weights: all 2 files are whole")]
 
 
 def test_missing_weights(weights):

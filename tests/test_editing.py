@@ -1,14 +1,11 @@
 """Editing: the same pictures as diffusers' own pipelines make, what is outside a mask kept, and `ldm edit`."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from PIL import Image
 
-from ldm_tutorial import cli
 from ldm_tutorial.checkpoints import load_checkpoint
 from ldm_tutorial.editing import edit_latents, img2img, inpaint, read_picture
 from ldm_tutorial.errors import UserError
@@ -176,7 +173,7 @@ def test_masks_are_read_and_cut_like_their_pictures(tmp_path):
 
 
 @pytest.fixture
-def ldm(monkeypatch, capsys, tmp_path):
+def ldm(ldm, monkeypatch, tmp_path):
     """Runs `ldm ...` in a folder with a picture and masks: (exit status, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(shot(64, 1)[0]).save("a.png")
@@ -184,18 +181,7 @@ def ldm(monkeypatch, capsys, tmp_path):
     Image.new("L", (64, 64)).save("empty.png")
     Image.new("L", (32, 64), "white").save("small.png")
     (tmp_path / "text.png").write_text("no picture")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ldm", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code
-        return (status or 0, *capsys.readouterr())
-
-    return run
+    return ldm
 
 
 def test_edit(ldm, tiny_folder, models, tmp_path):

@@ -190,8 +190,10 @@ def test_compiled_models_are_others(models, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    before = [p.stride() for p in models.unet.parameters()]
     fast = compile_unet(models)
     assert compiled == [fast.unet] and fast.unet is not models.unet and fast.vae is models.vae
+    assert [p.stride() for p in models.unet.parameters()] == before  # as it was
     a, b = (sample_latents(m, PROMPTS, [1, 2], **FEW) for m in (models, fast))
     torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
