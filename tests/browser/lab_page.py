@@ -1,5 +1,6 @@
 """A notebook in JupyterLab as a learner meets it: open, run, turn every control by mouse and keyboard, read what it shows."""
 
+import re
 import time
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -187,10 +188,15 @@ class LabPage:
 
 def turn_slider(page: LabPage, control, number, knob, name) -> None:
     handle = knob.locator("[role=slider]").first
-    now, low, high = (float(handle.get_attribute(f"aria-value{k}")) for k in ("now", "min", "max"))
+
+    def where():
+        return [float(handle.get_attribute(f"aria-value{k}")) for k in ("now", "min", "max")]
+
+    now, low, high = where()
     handle.focus()
     key = "ArrowLeft" if now >= high else "ArrowRight"
     page.act(control, number, name, "keyboard", lambda: page.page.keyboard.press(key))
+    now, low, high = where()  # the other half of the slider shows something else for certain
     box, place = knob.locator(".noUi-base, .noUi-target").first.bounding_box(), 0.15 if now > (low + high) / 2 else 0.85
     at = box["x"] + place * box["width"], box["y"] + box["height"] / 2
     page.act(control, number, name, "mouse", lambda: page.page.mouse.click(*at))
@@ -201,8 +207,30 @@ def turn_list(page: LabPage, control, number, knob, name) -> None:
     choose.focus()
     down = choose.evaluate("e => e.selectedIndex < e.options.length - 1")
     page.act(control, number, name, "keyboard", lambda: page.page.keyboard.press("ArrowDown" if down else "ArrowUp"))
-    other = choose.evaluate("e => (e.selectedIndex + 1) % e.options.length")
-    page.act(control, number, name, "mouse", lambda: choose.select_option(index=other))
+    names = choose.locator("option").all_inner_texts()
+    other = (choose.evaluate("e => e.selectedIndex") + 1) % len(names)
+    away = on_hub(names[other])
+    answer = page.act(control, number, name, "mouse", lambda: choose.select_option(index=other), changes=not away)
+    if away:
+        assert "not on this machine" in answer["note"], answer["note"]
+        page.act(control, number, name, "mouse", lambda: choose.select_option(index=0))
+
+
+def on_hub(name: str) -> bool:
+    """Whether this is the name of a model that has to be fetched first."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
+def turn_box(page: LabPage, control, number, knob, name) -> None:
+    """Allow a download, of a model that is not here: without a network the answer is a sentence, and the picture stays."""
+    box, choose = knob.locator("input[type=checkbox]"), control.locator("select").first
+    hub_id = next(filter(on_hub, choose.locator("option").all_inner_texts()))
+    page.act(control, number, name, "mouse", lambda: choose.select_option(label=hub_id), changes=False)
+    answer = page.act(control, number, name, "mouse", box.click, changes=False)
+    assert hub_id in answer["note"] and "did not work" not in answer["note"], answer["note"]
+    box.focus()
+    page.act(control, number, name, "keyboard", lambda: page.page.keyboard.press("Space"), changes=False)
+    page.act(control, number, name, "mouse", lambda: choose.select_option(index=0), changes=False)
 
 
 def turn_toggles(page: LabPage, control, number, knob, name) -> None:
@@ -261,6 +289,7 @@ KINDS = {
     ".noUi-target, [role=slider]": turn_slider,
     "select": turn_list,
     ".widget-toggle-button": turn_toggles,
+    "input[type=checkbox]": turn_box,
     "input[type=file]": turn_upload,
     ".widget-upload": turn_upload,
     "input[type=text]": turn_text,
