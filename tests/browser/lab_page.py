@@ -163,27 +163,31 @@ class LabPage:
         return now
 
     def turn_all(self, control, number: int) -> None:
-        """Turn each knob of a control with mouse and keyboard, then Reset in both ways: the first picture is back."""
+        """Turn each knob of a control with mouse and keyboard, and Reset after each: the first picture is back."""
         control.scroll_into_view_if_needed()
-        first, knobs, reset = self.state(control), control.locator(".ldm-knob").all(), control.locator(".ldm-reset")
+        first, knobs = self.state(control), control.locator(".ldm-knob").all()
         for by, turned in (("mouse", knobs), ("keyboard", knobs[:1])):
             for knob in turned:
                 name = knob.evaluate("e => (e.querySelector('label') || e).innerText.trim()")
                 matches = "(e, css) => e.matches(css) || !!e.querySelector(css)"
                 turn = next(turn for css, turn in KINDS.items() if knob.evaluate(matches, css))
                 turn(self, control, number, knob, name)
+                self.reset(control, number, by, first)
             for button in control.locator(".ldm-button").all():
                 name = button.inner_text().strip()
                 button.focus()
                 press = button.click if by == "mouse" else lambda: self.page.keyboard.press("Enter")
                 self.act(control, number, name, by, press, changes=name != "Stop")
-            reset.focus()
-            press = reset.click if by == "mouse" else lambda: self.page.keyboard.press("Enter")
-            now = self.state(control)
-            if (now["pixels"], now["note"]) == (first["pixels"], first["note"]):
-                continue  # the last turn led back by itself: Reset would change nothing that could be waited for
-            back = self.act(control, number, "Reset", by, press, changes=False)
-            assert (back["pixels"], back["note"]) == (first["pixels"], first["note"]), f"{self.path}, {number}: Reset restores"
+            self.reset(control, number, by, first)
+
+    def reset(self, control, number: int, by: str, first: dict) -> None:
+        button, now = control.locator(".ldm-reset"), self.state(control)
+        if (now["pixels"], now["note"]) == (first["pixels"], first["note"]):
+            return  # the last turn led back by itself: Reset would change nothing that could be waited for
+        button.focus()
+        press = button.click if by == "mouse" else lambda: self.page.keyboard.press("Enter")
+        back = self.act(control, number, "Reset", by, press, changes=False)
+        assert (back["pixels"], back["note"]) == (first["pixels"], first["note"]), f"{self.path}, {number}: Reset restores"
 
 
 def turn_slider(page: LabPage, control, number, knob, name) -> None:

@@ -16,6 +16,12 @@ from tests.run import ROOT, find_notebooks
 
 NAMES = [path.relative_to(ROOT).as_posix() for path in find_notebooks()]
 RESULTS = ROOT / "benchmarks" / "results" / "controls.json"
+PRINTED = 1180  # pixels: A4 in landscape, at 85%
+# What sticks out on the right, and for a printed page the lines of code that do not fit into their boxes.
+CUT = """printed => [...document.querySelectorAll("img, table, pre")]
+  .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+               || (printed && e.tagName === "PRE" && e.scrollWidth > e.clientWidth + 1))
+  .map(e => `${e.tagName}: ${(e.alt || e.innerText).slice(0, 60)}`)"""
 TRAINING = """
 from ldm_tutorial.show import LiveCurve
 import time
@@ -181,9 +187,15 @@ def test_without_a_kernel_nothing_is_blank(browser, tmp_path, name):
     page.route("http*://**", lambda route: route.abort())  # what a page without a network lacks is not ours
     page.goto((tmp_path / "page.html").as_uri())
     widths = page.locator("img").evaluate_all("es => es.map(e => e.naturalWidth)")
+    cut = {}
+    for width, medium in ((1280, "screen"), (1920, "screen"), (PRINTED, "print")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(media=medium)
+        cut[width] = page.evaluate(CUT, medium == "print")
     words = page.locator(".jp-OutputArea-output").all_text_contents()
     page.close()
     assert widths and all(widths), "a picture that is none"
+    assert not any(cut.values()), f"wider than the page: {cut}"
     assert not [text for text in words if "Error displaying widget" in text or text.startswith(("Control:", "Playground:"))]
     assert not [error for error in errors if "require" not in error and "MathJax" not in error], "those come from the network"
     # nbconvert leaves out the alternative texts of PNG outputs, so they are looked up where readers that use them would.
