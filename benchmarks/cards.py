@@ -35,6 +35,7 @@ def model_card() -> str:
     if found["frechet"]["value"] > 3 * found["frechet_real"]["value"]:
         missed.append("Fréchet distance at most 3 times that between renders")
     numbers = "\n".join("    " + line for line in table(found).splitlines())
+    how = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found["frechet"]["sampler"].items())
     return f"""# Model card: curios-64
 
 **What.** A small text-to-image latent diffusion model, 64 x 64 pixels, in the layout of a `StableDiffusionPipeline`: `AutoencoderKL` (latents 8 x 16 x 16,
@@ -46,7 +47,7 @@ generated pictures), and `companions/`, the small models that the notebooks comp
 
 **Licence.** MIT, as the code.
 
-**Numbers.** `ldm evaluate --json ldm_tutorial/weights/evaluation.json`; this page is made from that file.
+**Numbers.** `ldm evaluate --json ldm_tutorial/weights/evaluation.json`; this page is made from that file. Judged pictures were painted with: {how}.
 
 {numbers}
 

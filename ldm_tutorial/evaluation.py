@@ -159,6 +159,9 @@ def verdicts(judge: Judge, pictures) -> Tensor:
 
 # --- every number of the model card -----------------------------------------------------------------------------------
 
+# How the judged pictures are painted: less guidance than for show, which exaggerates, lies nearer to the renders and obeys as
+# well (benchmarks/training.md).
+PAINT = {"sampler": "unipc", "steps": 12, "guidance_scale": 1.5}
 ARTICLE_PROMPT = "3D render an avocado style armchair diffusing into latent space"
 SIZES = {  # prompts of each kind, avocado armchairs, article's prompts, reconstructions, heat maps, training pictures
     "full": {"prompts": 2048, "avocado": 100, "article": 20, "psnr": 1024, "maps": 512, "train": 16_384},
@@ -237,14 +240,12 @@ def renders(wanted: list[tuple[str, str, str]], seed: int, progress: bool = True
 
 def paint(models: Models, prompts: list[str], first_seed: int, progress: bool = True, batch: int = 32, **options) -> Tensor:
     """Pictures uint8 [N, 64, 64, 3] for many prompts, seeds counting up; options as for :func:`sampling.sample`, without
-    any by the fast sampler (:data:`sampling.FAST`)."""
+    any as :data:`PAINT` says."""
     from tqdm.auto import tqdm
 
-    from .sampling import FAST, sample
+    from .sampling import sample
 
-    options = options or FAST
-
-    done = []
+    options, done = options or PAINT, []
     for i in tqdm(range(0, len(prompts), batch), desc="paint", disable=not progress):
         some = prompts[i : i + batch]
         seeds = [first_seed + i + k for k in range(len(some))]
@@ -378,9 +379,8 @@ def evaluate(models: Models, clip: nn.Module, judge: Judge, size: str = "full", 
     """Every number of :data:`GOALS`, each ``{"value", "n", "low", "high"}``, and the generated pictures uint8 [N, 64, 64, 3],
     trained pairs first, in the order of :func:`wishes`."""
     from .curios import Curios
-    from .sampling import FAST
 
-    n, how = SIZES[size], {"sampler": dict(FAST)}  # how the judged pictures were painted
+    n, how = SIZES[size], {"sampler": dict(PAINT)}
     out = {"seconds_per_image": seconds_per_image(models)}
     real = Curios("validation", n["psnr"], seed=9, progress=progress).images
     out["psnr"] = average(

@@ -16,6 +16,7 @@ from .data import Pictures
 from .evaluation import average, distances, nearest, paint, psnr, rate, spread
 from .files import whole, write_json
 from .models import Models, load_clip, load_models
+from .sampling import FAST
 
 FEWEST = 32  # pictures in each set of a Fréchet distance; with fewer it says nothing
 ROWS = {  # the table of the page: key, what it is, how it is shown
@@ -82,7 +83,7 @@ def measure(models: Models, clip: nn.Module, data: Pictures, progress: bool = Tr
     n = len(images)
     some = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[:n].tolist()  # as many, learned from
     learned, learned_captions = data.images[some], [data.captions[i] for i in some]
-    drawn = paint(models, captions, 0, progress)
+    drawn = paint(models, captions, 0, progress, **FAST)
 
     def fidelity(pictures: Tensor) -> dict:
         return average(torch.cat([psnr(x, models.decode(models.encode(x)).cpu()) for x in to_model(pictures).split(64)]))
@@ -133,7 +134,7 @@ def page(found: dict, drawn: Tensor, models: Models, data: Pictures, progress: b
     images, captions = data.validation_images, data.validation_captions
     spaced = torch.linspace(0, len(images) - 1, min(12, len(images))).round().int().unique().tolist()
     wanted = [captions[i] for i in spaced]
-    more = [paint(models, wanted, seed, progress) for seed in (10_000, 20_000)]
+    more = [paint(models, wanted, seed, progress, **FAST) for seed in (10_000, 20_000)]
     closest = data.images[distances(drawn[spaced], data.images).argmin(1)]
     x = to_model(images[spaced])
     decoded = models.decode(models.encode(x)).cpu()
@@ -151,7 +152,7 @@ def page(found: dict, drawn: Tensor, models: Models, data: Pictures, progress: b
         for k, i in enumerate(spaced)
     ]  # fmt: skip
     known = torch.linspace(0, len(data) - 1, 8).round().int().tolist()
-    again = paint(models, [data.captions[i] for i in known], 30_000, progress)
+    again = paint(models, [data.captions[i] for i in known], 30_000, progress, **FAST)
     learned = [
         row(data.captions[i], picture(data.images[i], f"learned from: {data.captions[i]}", "learned from"),
             picture(again[k], f"drawn for: {data.captions[i]}", "drawn"))
