@@ -175,18 +175,19 @@ class LabPage:
                 self.reset(control, number, by, first)
             for button in control.locator(".ldm-button").all():
                 name = button.inner_text().strip()
-                button.focus()
-                press = button.click if by == "mouse" else lambda: self.page.keyboard.press("Enter")
-                self.act(control, number, name, by, press, changes=name != "Stop")
+                self.act(control, number, name, by, self.press(button, by), changes=name != "Stop")
             self.reset(control, number, by, first)
+
+    def press(self, button, by: str):
+        """What presses a button, which has the focus from now on."""
+        button.focus()
+        return button.click if by == "mouse" else lambda: self.page.keyboard.press("Enter")
 
     def reset(self, control, number: int, by: str, first: dict) -> None:
         button, now = control.locator(".ldm-reset"), self.state(control)
         if (now["pixels"], now["note"]) == (first["pixels"], first["note"]):
             return  # the last turn led back by itself: Reset would change nothing that could be waited for
-        button.focus()
-        press = button.click if by == "mouse" else lambda: self.page.keyboard.press("Enter")
-        back = self.act(control, number, "Reset", by, press, changes=False)
+        back = self.act(control, number, "Reset", by, self.press(button, by), changes=False)
         assert (back["pixels"], back["note"]) == (first["pixels"], first["note"]), f"{self.path}, {number}: Reset restores"
 
 
