@@ -35,7 +35,7 @@ def describe() -> dict:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *sys.argv]).replace(f"{ROOT}/", ""),  # where this folder lies is nobody's business
     }
 
 

@@ -75,7 +75,7 @@ def turned():
         times = by_control(found)
         every = sum(times.values(), [])
         figures = {
-            "machine": describe() | {"command": "make test-browser"},  # sys.argv would tell where this folder lies
+            "machine": describe(),
             "knobs": len(knobs),
             "turns": len(found),
             "median_ms": statistics.median(every),
