@@ -52,7 +52,7 @@ def render(
 def train(
     part: Annotated[str, typer.Argument(help="all, vae, clip, unet, judge or companions.")] = "all",
     profile: Annotated[
-        str | None, typer.Option(help="quick (2 CPU cores, half an hour), evening (two hours) or full (a GPU).")
+        str | None, typer.Option(help="quick (2 CPU cores, half an hour, 32 x 32), evening (two hours) or full (a GPU).")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the finished model goes; by default into the folder of the run.")
@@ -63,7 +63,9 @@ def train(
         str | None,
         typer.Option(help="Your own pictures: a folder with metadata.csv (file_name,text), or hub:OWNER/NAME."),
     ] = None,
-    resolution: Annotated[str, typer.Option(help="With --data: side of the pictures, a multiple of 8.")] = "64",
+    resolution: Annotated[
+        str | None, typer.Option(help="With --data: side of the pictures, a multiple of 8; if not given, the profile's.")
+    ] = None,
     accumulate: Annotated[str, typer.Option(help="Compute each batch in this many parts: less memory, same result.")] = "1",
 ) -> None:
     """Train from nothing; interrupt at will: the same command goes on where it stopped."""
@@ -75,20 +77,20 @@ def train(
     from .prompts import number
     from .training import Run
 
-    name, _ = choose(profile)
+    name, chosen = choose(profile)
     times = number(scale, "The scale", float, 1e-6, 1000, "a number above 0 and at most 1000, for example 0.1 for a trial")
     if out is not None and part not in ("all", "judge", "companions"):
         raise UserError(f"--out goes with all, judge and companions: {part!r} is kept in the run's folder (--run).")
     if data is not None and part in ("judge", "companions"):
         raise UserError(f"--data goes with all, vae, clip and unet: {part!r} is about Curios alone.")
     parts = number(accumulate, "--accumulate", int, 1, 4096, "a whole number from 1 to 4096, for example 4")
-    side = check_resolution(resolution)
-    if data is None and side != 64:
-        raise UserError("--resolution goes with --data: Curios is made for 64 x 64.")
+    side = chosen.resolution if resolution is None else check_resolution(resolution)
+    if data is None and side != chosen.resolution:
+        raise UserError("--resolution goes with --data: for Curios the profile says it (quick 32 x 32, the others 64 x 64).")
     where = name if data is None else f"{Path(data).resolve().name}-{side}-{name}"
     work = Run(run or Path("runs") / where, name, times, source=data, resolution=side, accumulate=parts)
     if part == "all":
-        target = out or work.folder / ("curios-64" if data is None else "model")
+        target = out or work.folder / (f"curios-{side}" if data is None else "model")
         check_folder(target)
         message = f"wrote {work.finish(target)}"
     elif part == "judge":

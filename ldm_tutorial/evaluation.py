@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .curios import BACKGROUNDS, MATERIALS, OBJECTS, pairs, plain, to_model
+from .curios import BACKGROUNDS, MATERIALS, OBJECTS, pairs, plain, to_model, to_picture
 from .errors import UserError
 from .files import damage, seal, whole
 from .models import Models, default_device
@@ -216,8 +216,9 @@ def wishes(split: str, n: int) -> list[tuple[str, str, str]]:
     return [(*every[i % len(every)], BACKGROUNDS[(i % len(every) + i // len(every)) % len(BACKGROUNDS)]) for i in range(n)]
 
 
-def renders(wanted: list[tuple[str, str, str]], seed: int, progress: bool = True) -> tuple[Tensor, Tensor]:
-    """Fresh pictures uint8 [N, 64, 64, 3] and masks bool [N, 64, 64] of the wanted scenes, from other views for each seed."""
+def renders(wanted: list[tuple[str, str, str]], seed: int, progress: bool = True, size: int = 64) -> tuple[Tensor, Tensor]:
+    """Fresh pictures uint8 [N, size, size, 3] and masks bool [N, size, size] of the wanted scenes, from other views for each
+    seed."""
     from dataclasses import replace
 
     from tqdm.auto import tqdm
@@ -230,10 +231,10 @@ def renders(wanted: list[tuple[str, str, str]], seed: int, progress: bool = True
     for k, (object, material, background) in enumerate(wanted):
         scene, _ = scene_at("all", every.index((object, material)) + len(every) * k, seed)
         scenes.append(replace(scene, background=background))
-    images = torch.empty(len(scenes), 64, 64, 3, dtype=torch.uint8)
-    masks = torch.empty(len(scenes), 64, 64, dtype=torch.bool)
+    images = torch.empty(len(scenes), size, size, 3, dtype=torch.uint8)
+    masks = torch.empty(len(scenes), size, size, dtype=torch.bool)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for i, image, mask in tqdm(render(scenes, 64, device), total=len(scenes), desc="render", disable=not progress):
+    for i, image, mask in tqdm(render(scenes, size, device), total=len(scenes), desc="render", disable=not progress):
         images[i], masks[i] = image, mask
     return images, masks
 
@@ -253,6 +254,13 @@ def paint(models: Models, prompts: list[str], first_seed: int, progress: bool = 
     return torch.cat(done)
 
 
+def to_64(pictures: Tensor) -> Tensor:
+    """Pictures uint8 [B, S, S, 3] of a smaller model, enlarged to what the judge reads: uint8 [B, 64, 64, 3]."""
+    if pictures.shape[1] == 64:
+        return pictures
+    return to_picture(F.interpolate(to_model(pictures), size=(64, 64), mode="bilinear", antialias=True))
+
+
 def labels_of(wanted: list[tuple[str, str, str]]) -> Tensor:
     """Names to indices [N, 3], as :func:`verdicts` gives them."""
     return torch.tensor([[OBJECTS.index(o), list(MATERIALS).index(m), BACKGROUNDS.index(b)] for o, m, b in wanted])
@@ -265,7 +273,7 @@ def clip_top1(clip: nn.Module, tokenizer, n: int = 256) -> dict:
     device = clip.device
     triples = [(o, m, b) for o, m in pairs("held_out") for b in BACKGROUNDS]
     wanted = [triples[i * len(triples) // n] for i in range(n)]
-    images, _ = renders(wanted, seed=77, progress=False)
+    images, _ = renders(wanted, seed=77, progress=False, size=clip.config.vision_config.image_size)
     ids = tokenizer([plain(*w) for w in wanted], padding="longest", return_tensors="pt").input_ids.to(device)
     text = clip(input_ids=ids, pixel_values=to_model(images[:1]).to(device)).text_embeds
     image = torch.cat([clip(input_ids=ids[:1], pixel_values=to_model(x).to(device)).image_embeds for x in images.split(128)])
@@ -313,14 +321,14 @@ def heat_map_scores(models: Models, n: int, progress: bool = True) -> dict[str, 
     from .attention import enlarge
 
     noun = lambda w: w[0].split()[-1]  # noqa: E731  "teddy bear": bear
-    chosen = wishes("train", 128)
-    images, masks = renders(chosen, seed=81, progress=progress)
+    chosen, size = wishes("train", 128), models.resolution
+    images, masks = renders(chosen, 81, progress, size)
     best: tuple = (0.0, 0.0, 0, [])
     for timestep in (200, 400, 600):
         logs, heads = _attention(models, chosen, images, timestep, [noun(w) for w in chosen]), []
         while len(heads) < 4:  # the head that helps most, and again
             tries = [[*heads, k] for k in range(logs.shape[1]) if k not in heads]
-            scores = [(*best_threshold(enlarge(logs[:, some].mean(1)), masks)[::-1], timestep, some) for some in tries]
+            scores = [(*best_threshold(enlarge(logs[:, some].mean(1), size), masks)[::-1], timestep, some) for some in tries]
             heads = max(scores)[3]
             best = max(best, *scores)
     _, threshold, timestep, heads = best
@@ -334,10 +342,10 @@ def heat_map_scores(models: Models, n: int, progress: bool = True) -> dict[str, 
 
     fine = best_threshold(coarse(masks), masks)[0]
     wanted = wishes("train", n // 2) + wishes("held_out", n - n // 2)
-    images, masks = renders(wanted, seed=82, progress=progress)
+    images, masks = renders(wanted, 82, progress, size)
 
     def maps(words: list[str]) -> Tensor:
-        return enlarge(_attention(models, wanted, images, timestep, words)[:, heads].mean(1))
+        return enlarge(_attention(models, wanted, images, timestep, words)[:, heads].mean(1), size)
 
     right, wrong = maps([noun(w) for w in wanted]), maps([w[2] for w in wanted])
     how = {"heads": heads, "timestep": timestep, "threshold": threshold}
@@ -376,13 +384,13 @@ def seconds_per_image(models: Models, times: int = 5) -> dict:
 
 
 def evaluate(models: Models, clip: nn.Module, judge: Judge, size: str = "full", progress: bool = True) -> tuple[dict, Tensor]:
-    """Every number of :data:`GOALS`, each ``{"value", "n", "low", "high"}``, and the generated pictures uint8 [N, 64, 64, 3],
-    trained pairs first, in the order of :func:`wishes`."""
+    """Every number of :data:`GOALS`, each ``{"value", "n", "low", "high"}``, and the generated pictures uint8 [N, 64, 64, 3]
+    (a smaller model's enlarged), trained pairs first, in the order of :func:`wishes`."""
     from .curios import Curios
 
     n, how = SIZES[size], {"sampler": dict(PAINT)}
     out = {"seconds_per_image": seconds_per_image(models)}
-    real = Curios("validation", n["psnr"], seed=9, progress=progress).images
+    real = Curios("validation", n["psnr"], 9, models.resolution, progress).images
     out["psnr"] = average(
         torch.cat([psnr(to_model(x), models.decode(models.encode(to_model(x))).cpu()) for x in real.split(64)])
     )
@@ -390,7 +398,7 @@ def evaluate(models: Models, clip: nn.Module, judge: Judge, size: str = "full", 
     out |= heat_map_scores(models, n["maps"], progress)
 
     wanted = wishes("train", n["prompts"]) + wishes("held_out", n["prompts"])
-    pictures = paint(models, [plain(*w) for w in wanted], 100_000, progress)
+    pictures = to_64(paint(models, [plain(*w) for w in wanted], 100_000, progress))
     seen, features = examine(judge, pictures)
     right = seen == labels_of(wanted)
     pair = right[:, :2].all(1)
@@ -401,7 +409,7 @@ def evaluate(models: Models, clip: nn.Module, judge: Judge, size: str = "full", 
         ("avocado_armchair", plain("armchair", "avocado"), n["avocado"]),
         ("article_prompt", ARTICLE_PROMPT, n["article"]),
     ):
-        drawn = paint(models, [prompt] * count, 200_000, progress)
+        drawn = to_64(paint(models, [prompt] * count, 200_000, progress))
         out[key] = rate((verdicts(judge, drawn)[:, :2] == target).all(1)) | how
 
     views = [renders(wanted, seed, progress)[0] for seed in (91, 92)]
@@ -422,7 +430,7 @@ def one_a_pair(models: Models, pictures: Tensor, n: int) -> Tensor:
         found.setdefault(wish[:2], picture)
     missing = [p for p in pairs("all") if p not in found]
     if missing:
-        found |= dict(zip(missing, paint(models, [plain(*p) for p in missing], 300_000), strict=True))
+        found |= dict(zip(missing, to_64(paint(models, [plain(*p) for p in missing], 300_000)), strict=True))
     return torch.stack([found[p] for p in pairs("all")])
 
 

@@ -29,7 +29,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
 
 @dataclass(frozen=True)
 class Profile:
-    """How much to train: number of renders, then (steps, batch size, learning rate) of each model."""
+    """How much to train: number of renders, then (steps, batch size, learning rate) of each model; side of the renders."""
 
     renders: int
     vae: tuple[int, int, float]
@@ -37,11 +37,12 @@ class Profile:
     unet: tuple[int, int, float]
     unet_channels: tuple[int, ...]
     judge: tuple[int, int, float] = (2_600, 128, 2e-3)
+    resolution: int = 64
 
 
-# quick: 2 CPU cores, under half an hour; evening: 2 CPU cores, about two hours; full: one data-centre GPU
+# quick: 2 CPU cores, under half an hour, pictures of 32 x 32; evening: 2 CPU cores, about two hours; full: a data-centre GPU
 PROFILES = {
-    "quick": Profile(8_192, (800, 16, 2e-3), (250, 128, 1e-3), (800, 64, 1e-3), (64, 128)),
+    "quick": Profile(16_384, (2_400, 16, 2e-3), (250, 128, 1e-3), (4_000, 32, 1e-3), (64, 128), resolution=32),
     "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_100, 64, 1e-3), (64, 128)),
     "full": Profile(60_000, (20_000, 64, 1e-3), (4_000, 512, 1e-3), (30_000, 256, 7e-4), (64, 128)),
 }
@@ -139,6 +140,11 @@ class Models:
     def factor(self) -> int:
         """How many pixels a latent is wide: 4 here, 8 in Stable Diffusion."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def resolution(self) -> int:
+        """The side, in pixels, of the pictures that it was trained for."""
+        return self.latent_shape()[2] * self.factor
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """Channels, height and width of the latents for a picture of this size, in pixels [the size it was trained for].

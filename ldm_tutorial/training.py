@@ -310,8 +310,9 @@ def _load(path: Path, settings: str, loss: nn.Module, optimizer, ema) -> list[fl
 class Run:
     """One training of all three models in a folder; each part is made once, from the parts before it, and kept there.
 
-    ``scale`` multiplies the profile's steps. It learns from Curios, or from the pictures of ``source`` at ``resolution``
-    (:class:`data.Pictures`). Use ``part("vae")``, ``part("clip")``, ``part("unet")`` or ``finish(out)``.
+    ``scale`` multiplies the profile's steps. It learns from Curios, or from the pictures of ``source``
+    (:class:`data.Pictures`), at ``resolution`` or the profile's. Use ``part("vae")``, ``part("clip")``, ``part("unet")`` or
+    ``finish(out)``.
     """
 
     def __init__(
@@ -321,12 +322,13 @@ class Run:
         scale: float = 1.0,
         progress: bool = True,
         source: str | Path | None = None,
-        resolution: int = 64,
+        resolution: int | None = None,
         accumulate: int = 1,
     ):
         self.name, self.profile = profile(profile_name)
         self.folder, self.scale, self.progress = Path(folder), scale, progress
-        self.source, self.resolution, self.accumulate = source, resolution, accumulate
+        self.source, self.accumulate = source, accumulate
+        self.resolution = resolution or self.profile.resolution
         self._data = self._tokenizer = None
         self._parts: dict[str, nn.Module] = {}
 
@@ -347,7 +349,7 @@ class Run:
             default_device()  # gives each process its own GPU before anything is rendered
             self.progress &= PartialState().is_main_process
             if self.source is None:
-                self._data = Curios("train", self.profile.renders, seed=SEED, progress=self.progress)
+                self._data = Curios("train", self.profile.renders, SEED, self.resolution, self.progress)
             else:
                 self._data = Pictures(self.source, self.resolution, self.folder, SEED, self.progress)
         return self._data
@@ -464,11 +466,11 @@ class Run:
         return models.unet
 
     def _judge(self, recipe: Recipe, options: dict) -> nn.Module:
-        """Learns from renders of all pairs: the training pictures, and as many of each held-out pair."""
+        """Learns from renders of all pairs, 64 x 64: the training pictures, and as many of each held-out pair."""
         from .curios import Curios, pairs
         from .evaluation import Judge, JudgeLoss
 
-        judge, seen = Judge(), self.data
+        judge, seen = Judge(), Curios("train", len(self.data), SEED, progress=self.progress)
         rest = Curios("held_out", len(seen) * len(pairs("held_out")) // len(pairs("train")), SEED, progress=self.progress)
         images = torch.cat([seen.images, rest.images])
         labels = torch.cat([torch.stack([d.objects, d.materials, d.backgrounds], 1) for d in (seen, rest)])

@@ -43,6 +43,15 @@ class Superseded(Exception):
     """Raised inside a drawing that nobody waits for any more: a newer one was asked for, or Stop was pressed."""
 
 
+def step(text: str, picture: Image.Image | None = None) -> None:
+    """For a slow ``draw`` of a :class:`Control` to call now and then: tells the page how far it is, with a first ``picture`` of
+    the final size if there is one, and ends the drawing when nobody waits for it any more. Does nothing when a cell draws."""
+    if (control := Control.at_work) is not None:
+        if control._asked != control._drawing:
+            raise Superseded
+        control.paint(picture, text) if picture else control.say(text)
+
+
 class Access(anywidget.AnyWidget):
     """In the page, and unseen: what ipywidgets leave out and some readers cannot do without.
 
@@ -99,17 +108,19 @@ class Control(w.VBox):
 
     A knob turned by a cell has drawn when the assignment returns. One turned on the page draws in the kernel's main thread
     between cells, and the last request wins: those that came while something was drawn become one, and a slow ``draw`` that
-    calls :meth:`step` now and then is given up for the next.
+    calls :func:`step` now and then is given up for the next.
 
     ``telling`` names the knob that the static picture for pages without a kernel shows at three settings: the first that
     has a range or options, unless set.
     """
 
+    at_work: Control | None = None  # the one that draws for the page just now: all draw in the kernel's main thread
+
     def __init__(self, draw: Callable, **knobs: w.Widget):
         self._draw, self.knobs, self._start = draw, knobs, {k: v.value for k, v in knobs.items()}
         self._holder = None  # the thread that is turning several knobs, and wants one drawing
         self._loop = _running_loop()
-        self._asked, self._drawing, self._answered, self._waiting, self._for_page = 0, 0, 0, False, False
+        self._asked, self._drawing, self._answered, self._waiting = 0, 0, 0, False
         self.drawn, self.message, self.access = None, "", Access()
         self.image = w.Image(format="png", layout=w.Layout(max_width="100%"))
         self.note = w.HTML(layout=w.Layout(min_height="3em", max_width="760px"))  # room for a second line: nothing jumps
@@ -147,22 +158,22 @@ class Control(w.VBox):
 
     def _comfort(self, asked: int) -> None:
         if self._answered < asked == self._asked:
-            self.say("Drawing ..." if self._for_page else "Waiting for the cell that is running ...")
+            self.say("Drawing ..." if Control.at_work is self else "Waiting for the cell that is running ...")
 
     def _redraw_for_page(self) -> None:
-        self._waiting, self._for_page = False, True
+        self._waiting, Control.at_work = False, self
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # between cells the kernel ignores interrupts
         try:
             self._redraw()
         except KeyboardInterrupt:
             pass
         finally:
-            self._for_page = False
+            Control.at_work = None
             signal.signal(signal.SIGINT, before)
 
     def _redraw(self) -> None:
         self._drawing = self._asked
-        if not self._for_page:
+        if Control.at_work is not self:
             self.say("Drawing ...")
         try:
             self.drawn = self._draw(**{name: knob.value for name, knob in self.knobs.items()})
@@ -188,19 +199,12 @@ class Control(w.VBox):
 
     def paint(self, picture, text: str) -> None:
         """Show a picture and the text under it, which is also what a screen reader says of the picture."""
-        content = png(picture, fast=self._for_page)
+        content = png(picture, fast=Control.at_work is self)
         with self.image.hold_sync():
             self.image.width, self.image.height = map(str, png_size(content))
             self.image.value = content
         self.access.alt = text or repr(self)
         self.say(text)
-
-    def step(self, text: str) -> None:
-        """For a slow ``draw`` to call now and then: tells the page how far it is, and ends it when nobody waits any more."""
-        if self._for_page:
-            if self._asked != self._drawing:
-                raise Superseded
-            self.say(text)
 
     def put(self, **values) -> None:
         """Turn several knobs at once, by name, and draw once."""
@@ -399,13 +403,13 @@ class Playground(Control):
         def look(i: int, _, latents: torch.Tensor) -> None:
             nonlocal last
             text = f"Step {i + 1} of {steps} ..."
-            self.step(text)
-            if self._for_page and i + 1 < steps and time.monotonic() - last > 0.2:
+            sheet = None
+            if Control.at_work is self and i + 1 < steps and time.monotonic() - last > 0.2:
                 half = Image.fromarray(to_picture(decode_quickly(self.models, latents)).numpy()[0])
                 sheet = Image.new("RGB", (2 * SIDE, SIDE + THUMB), "white")
                 sheet.paste(half.resize((SIDE, SIDE), Image.BICUBIC), (0, 0))
-                self.paint(sheet, text)
                 last = time.monotonic()
+            step(text, sheet)
 
         return look
 

@@ -29,7 +29,9 @@ from ldm_tutorial.evaluation import (
     verdicts,
     wishes,
 )
-from ldm_tutorial.models import load_clip, load_models
+from ldm_tutorial.models import PROFILES, WEIGHTS, Profile, load_clip, load_models
+from ldm_tutorial.sampling import sample
+from ldm_tutorial.training import Run
 
 
 def test_psnr():
@@ -105,8 +107,20 @@ def few(monkeypatch):
     monkeypatch.setattr(evaluation, "SIZES", {"full": sizes, "quick": sizes})
 
 
-def test_every_number_is_there(few):
-    found, pictures = evaluate(load_models(), load_clip(), load_judge(), "quick", progress=False)
+@pytest.fixture
+def smaller(monkeypatch, tmp_path):
+    """A folder with a model for pictures of 32 x 32, as the profile quick makes it, but hardly trained."""
+    trial = Profile(40, (2, 4, 1e-3), (2, 8, 1e-3), (2, 4, 1e-3), (16, 32), resolution=32)
+    monkeypatch.setitem(PROFILES, "trial", trial)
+    return Run(tmp_path / "run", "trial", progress=False).finish(tmp_path / "model")
+
+
+@pytest.mark.parametrize("side", [64, 32])
+def test_every_number_is_there(few, side, request):
+    folder = request.getfixturevalue("smaller") if side == 32 else WEIGHTS
+    models = load_models(folder)
+    assert models.resolution == side and sample(models, ["a mug"], [1], steps=1, progress=False).shape == (1, side, side, 3)
+    found, pictures = evaluate(models, load_clip(folder), load_judge(), "quick", progress=False)
     assert found.keys() == GOALS.keys() and pictures.shape == (8, 64, 64, 3)
     for key, number in found.items():
         assert number["low"] <= number["value"] <= number["high"], key

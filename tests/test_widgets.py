@@ -15,7 +15,7 @@ from ldm_tutorial import widgets
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.models import load_models
 from ldm_tutorial.show import heat_overlay
-from ldm_tutorial.widgets import SIDE, START, THUMB, Control, Playground
+from ldm_tutorial.widgets import SIDE, START, THUMB, Control, Playground, step
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_on_the_page_a_slow_drawing_is_given_up_for_a_newer_one(monkeypatch):
                 monkeypatch.setattr(widgets, "_from_page", lambda: True)
                 controls[0].knobs["n"].value = 5  # a message that comes meanwhile
             if controls:
-                controls[0].step(f"Step {i} ...")
+                step(f"Step {i} ...")
         return sketch(n)
 
     def turn(control):

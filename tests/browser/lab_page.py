@@ -33,7 +33,7 @@ STATE = """async control => {
   return {pixels: [...digest.slice(0, 8)].join(), note: note.innerText.trim(), alt: img.alt,
           size: [Math.round(box.width), Math.round(box.height)], shown: img.shown || 0, took: window.ldm?.took};
 }"""
-BUSY = ("Drawing", "Waiting", "Step")
+BUSY = ("Drawing", "Waiting", "Step", "Loading", "Running")
 
 
 @dataclass

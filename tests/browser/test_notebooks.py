@@ -33,7 +33,7 @@ for step in range(10_000):
 TOY = """
 import ipywidgets as w
 from PIL import Image
-from ldm_tutorial.widgets import Control
+from ldm_tutorial.widgets import Control, step
 
 drawn = []
 
@@ -41,7 +41,7 @@ def draw(n):
     drawn.append(n)
     for k in range(slow):
         time.sleep(0.05)
-        toy.step(f"Step {k} ...")
+        step(f"Step {k} ...")
     return Image.new("RGB", (300, 100), (10 * n, 0, 0)), f"number {n}"
 
 slow = 0
