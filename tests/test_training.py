@@ -292,6 +292,8 @@ def test_losses_are_what_they_say(tokenizer):
         for weight in (0.0, 1e-2):
             expected = error.abs().mean() + (error**2).mean() + weight * kl
             torch.testing.assert_close(VAELoss(vae, weight)(images, noise), expected)
+        edges = sum((error.roll(-1, d) - error).narrow(d, 0, 63).abs().mean() for d in (2, 3))
+        torch.testing.assert_close(VAELoss(vae, 1e-2, edge_weight=0.5)(images, noise), expected + 0.5 * edges)
 
         scheduler, unet = build_scheduler(), build_unet(4, (16, 16), 16).eval()
         t, text, z = torch.tensor([3, 900]), torch.randn(2, 77, 16), torch.randn(2, 4, 16, 16)
