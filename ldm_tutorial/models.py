@@ -29,7 +29,8 @@ WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
 
 @dataclass(frozen=True)
 class Profile:
-    """How much to train: number of renders, then (steps, batch size, learning rate) of each model; side of the renders."""
+    """How much to train: number of renders, then (steps, batch size, learning rate) of each model; the renders' side and the
+    channels of their latents."""
 
     renders: int
     vae: tuple[int, int, float]
@@ -38,11 +39,14 @@ class Profile:
     unet_channels: tuple[int, ...]
     judge: tuple[int, int, float] = (2_600, 128, 2e-3)
     resolution: int = 64
+    latent_channels: int = 8
 
 
 # quick: 2 CPU cores, under half an hour, pictures of 32 x 32; evening: 2 CPU cores, about two hours; full: a data-centre GPU
 PROFILES = {
-    "quick": Profile(16_384, (4_000, 16, 2e-3), (250, 128, 1e-3), (3_200, 32, 1e-3), (64, 128), resolution=32),
+    "quick": Profile(
+        16_384, (4_000, 16, 2e-3), (250, 128, 1e-3), (3_200, 32, 1e-3), (64, 128), resolution=32, latent_channels=16
+    ),
     "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_100, 64, 1e-3), (64, 128)),
     "full": Profile(60_000, (20_000, 64, 1e-3), (4_000, 512, 1e-3), (30_000, 256, 7e-4), (64, 128)),
 }

@@ -412,7 +412,7 @@ class Run:
     def _vae(self, recipe: Recipe, options: dict) -> nn.Module:
         from .curios import to_model
 
-        vae = build_vae(resolution=self.resolution)
+        vae = build_vae(self.profile.latent_channels, resolution=self.resolution)
         images = self.data.images
         size = (vae.config.latent_channels, images.shape[1] // 4, images.shape[2] // 4)
 
@@ -447,7 +447,7 @@ class Run:
 
     def _unet(self, recipe: Recipe, options: dict) -> nn.Module:
         """Learns together with its text encoder, which starts as the text half of CLIP: frozen, it is worse at unseen pairs."""
-        unet = build_unet(channels=self.profile.unet_channels, sample_size=self.resolution // 4)
+        unet = build_unet(self.profile.latent_channels, self.profile.unet_channels, sample_size=self.resolution // 4)
         models = self.models(unet=unet).to(default_device())
         latents, data = self.latents(models), self.data
         for part in (models.unet, models.text_encoder):
