@@ -49,7 +49,11 @@ def step(text: str, picture: Image.Image | None = None) -> None:
     if (control := Control.at_work) is not None:
         if control._asked != control._drawing:
             raise Superseded
-        control.paint(picture, text) if picture else control.say(text)
+        if picture:
+            control.paint(picture, text)
+            control._rough = True
+        else:
+            control.say(text)
 
 
 class Access(anywidget.AnyWidget):
@@ -120,7 +124,7 @@ class Control(w.VBox):
         self._draw, self.knobs, self._start = draw, knobs, {k: v.value for k, v in knobs.items()}
         self._holder = None  # the thread that is turning several knobs, and wants one drawing
         self._loop = _running_loop()
-        self._asked, self._drawing, self._answered, self._waiting = 0, 0, 0, False
+        self._asked, self._drawing, self._answered, self._waiting, self._rough = 0, 0, 0, False, False
         self.drawn, self.message, self.access = None, "", Access()
         self.image = w.Image(format="png", layout=w.Layout(max_width="100%"))
         self.note = w.HTML(layout=w.Layout(min_height="3em", max_width="760px"))  # room for a second line: nothing jumps
@@ -172,7 +176,7 @@ class Control(w.VBox):
             signal.signal(signal.SIGINT, before)
 
     def _redraw(self) -> None:
-        self._drawing = self._asked
+        self._drawing, self._rough = self._asked, False
         if Control.at_work is not self:
             self.say("Drawing ...")
         try:
@@ -182,19 +186,21 @@ class Control(w.VBox):
         except Superseded:
             pass
         except UserError as error:
-            self.say(str(error))
+            self._restore(str(error))
         except KeyboardInterrupt:
             self._restore("Interrupted: the last picture stays. Turn a knob to draw again.")
             raise
         except BaseException as error:
-            self.say(f"That did not work ({type(error).__name__}: {error}): the last picture stays.")
+            self._restore(f"That did not work ({type(error).__name__}: {error}): the last picture stays.")
             raise
         finally:
             self._answered = self._drawing
 
     def _restore(self, text: str) -> None:
-        if self.drawn is not None:
-            self.paint(self.drawn[0] if isinstance(self.drawn, tuple) else self.drawn, text)
+        """Say why there is no new picture; the last good one comes back if a first impression has taken its place."""
+        if self._rough and self.drawn is not None:
+            self.paint(*(self.drawn if isinstance(self.drawn, tuple) else (self.drawn, "")))
+        self._rough = False
         self.say(text)
 
     def paint(self, picture, text: str) -> None:

@@ -115,6 +115,29 @@ def test_on_the_page_a_slow_drawing_is_given_up_for_a_newer_one(monkeypatch):
     assert control.message == "number 5" and (4, 2) not in steps and (5, 2) in steps
 
 
+@pytest.mark.parametrize("fault", [UserError("Too large."), ValueError("shape")])
+def test_on_the_page_a_first_impression_of_what_fails_goes_again(monkeypatch, fault):
+    shown = []
+
+    def fails(n):
+        step(f"Step 1 for {n} ...", Image.new("RGB", (30, 20), (200, 0, 0)))
+        if n == 4:
+            shown.append(control_of[0].image.value)
+            raise fault
+        return sketch(n)
+
+    control_of = []
+
+    def turn(control):
+        control_of.append(control)
+        control.knobs["n"].value = 4
+
+    control = on_the_page(monkeypatch, fails, turn)
+    assert "Too large." in control.message or "ValueError: shape" in control.message
+    first, now = (Image.open(io.BytesIO(content)).getpixel((0, 0)) for content in (shown[0], control.image.value))
+    assert first == (200, 0, 0) and now == (30, 0, 0) and control.access.alt == "number 3"
+
+
 def test_on_the_page_an_interrupt_ends_a_drawing_and_nothing_else(monkeypatch):
     def slow(n):
         if n == 4:
@@ -155,9 +178,12 @@ def test_the_states_that_a_picture_shows(knob, states):
     assert control._states()[1] == [str(state) for state in states]
 
 
-def test_playground_stops_and_shows_the_last_picture_again(play):
+def test_playground_stops_and_shows_the_last_picture_again(play, monkeypatch):
     image = play.image.value
-    play.image.value = b"a preview"
+    monkeypatch.setattr(Control, "at_work", play)
+    step("Step 1 of 2 ...", Image.new("RGB", (512, 320)))
+    monkeypatch.setattr(Control, "at_work", None)
+    assert play.image.value != image and play.message == "Step 1 of 2 ..."
     play.stop.click()
     assert play.message.startswith("Stopped") and play.image.value == image
 

@@ -91,7 +91,7 @@ class LabPage:
     def run_all(self, seconds: float = 10 * PATIENCE) -> None:
         self.menu("Run", "Run All Cells")
         self.until(lambda: self.prompts().count("*") > 0, "the first cell to start")
-        self.until(lambda: all(p.isdigit() for p in self.prompts()), "the last cell to end", seconds)
+        self.until(lambda: self.cell_errors() or all(p.isdigit() for p in self.prompts()), "the last cell to end", seconds)
         self.wait_idle()
         self.watch()
 
