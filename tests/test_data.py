@@ -225,7 +225,7 @@ def test_all_alike(tmp_path):
         (["all", "--data", "empty"], "'empty' has no captions: put a metadata.csv"),
         (["judge", "--data", "in"], "--data goes with all, vae, clip and unet: 'judge'"),
         (["companions", "--data", "in"], "--data goes with all.*'companions'"),
-        (["all", "--resolution", "32"], "--resolution goes with --data"),
+        (["all", "--resolution", "40"], "--resolution goes with --data"),
         (["all", "--data", "in", "--resolution", "36"], "resolution 36 won't do: give a multiple of 8.*32"),
         (["all", "--data", "in", "--resolution", "8"], "resolution '8' won't do"),
         (["all", "--data", "in", "--accumulate", "0"], "--accumulate '0' won't do"),

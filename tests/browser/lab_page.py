@@ -136,6 +136,16 @@ class LabPage:
     def state(self, control) -> dict:
         return control.evaluate(STATE)
 
+    def steady(self, control) -> dict:
+        """The state once it has stayed the same for a moment: a control that has just come into view is still being filled."""
+
+        def same():
+            before = self.state(control)
+            self.page.wait_for_timeout(150)
+            return before if before["note"] and before == self.state(control) else None
+
+        return self.until(same, "a control at rest")
+
     def settled(self, control, after: dict) -> dict:
         """The state after the control has answered: a new picture or new words, and nothing on its way any more."""
 
@@ -165,7 +175,7 @@ class LabPage:
     def turn_all(self, control, number: int) -> None:
         """Turn each knob of a control with mouse and keyboard, and Reset after each: the first picture is back."""
         control.scroll_into_view_if_needed()
-        first, knobs = self.state(control), control.locator(".ldm-knob").all()
+        first, knobs = self.steady(control), control.locator(".ldm-knob").all()
         for by, turned in (("mouse", knobs), ("keyboard", knobs[:1])):
             for knob in turned:
                 name = knob.evaluate("e => (e.querySelector('label') || e).innerText.trim()")
@@ -184,7 +194,7 @@ class LabPage:
         return button.click if by == "mouse" else lambda: self.page.keyboard.press("Enter")
 
     def reset(self, control, number: int, by: str, first: dict) -> None:
-        button, now = control.locator(".ldm-reset"), self.state(control)
+        button, now = control.locator(".ldm-reset"), self.steady(control)
         if (now["pixels"], now["note"]) == (first["pixels"], first["note"]):
             return  # the last turn led back by itself: Reset would change nothing that could be waited for
         back = self.act(control, number, "Reset", by, self.press(button, by), changes=False)
