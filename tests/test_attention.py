@@ -125,7 +125,7 @@ def test_score_finds_a_planted_map_and_no_other(tiny, monkeypatch):
     for i in range(12):
         masks[i, 8 + i : 40 + i, 4 + 2 * i : 36 + 2 * i] = True
 
-    def renders(wanted, seed, progress=True):
+    def renders(wanted, seed, progress=True, size=64):
         return torch.zeros(len(wanted), 64, 64, 3, dtype=torch.uint8), masks[torch.arange(len(wanted)) % 12]
 
     def attention(models, wanted, images, timestep, words):
