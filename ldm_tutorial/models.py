@@ -42,11 +42,9 @@ class Profile:
     latent_channels: int = 8
 
 
-# quick: 2 CPU cores, under half an hour, pictures of 32 x 32; evening: 2 CPU cores, about two hours; full: a data-centre GPU
+# quick: 2 CPU cores, under half an hour; evening: 2 CPU cores, about two hours; full: a data-centre GPU
 PROFILES = {
-    "quick": Profile(
-        16_384, (4_000, 16, 2e-3), (250, 128, 1e-3), (3_200, 32, 1e-3), (64, 128), resolution=32, latent_channels=16
-    ),
+    "quick": Profile(16_384, (7_500, 8, 1.5e-3), (250, 128, 1e-3), (5_000, 32, 1e-3), (64, 128)),
     "evening": Profile(16_384, (2_600, 16, 2e-3), (1_200, 128, 1e-3), (2_100, 64, 1e-3), (64, 128)),
     "full": Profile(60_000, (20_000, 64, 1e-3), (4_000, 512, 1e-3), (30_000, 256, 7e-4), (64, 128)),
 }

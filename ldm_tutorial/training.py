@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import UserError
 from .files import whole
@@ -91,7 +92,8 @@ class CLIPLoss(nn.Module):
             from torch.distributed.nn.functional import all_gather
 
             image, text = torch.cat(all_gather(image)), torch.cat(all_gather(text))
-        logits = self.clip.logit_scale.exp().clamp(max=100) * image @ text.T
+        with torch.autocast(image.device.type, enabled=False):  # times 100, bfloat16's rounding would be half a unit
+            logits = self.clip.logit_scale.exp().clamp(max=100) * image.float() @ text.float().T
         target = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -141,6 +143,7 @@ def fit(
     on_step: Callable[[int, float], None] | None = None,
     about: str = "",
     accumulate: int = 1,
+    cpu_bfloat16: bool = False,
 ) -> Tensor:
     """Train ``loss`` (a module whose forward returns a scalar) and leave the averaged weights in it.
 
@@ -151,7 +154,8 @@ def fit(
 
     Under ``accelerate launch`` or ``torchrun`` the processes share each batch; one of them writes. ``accumulate`` computes a
     process's share in so many parts, one after the other, for less memory (not for CLIP, whose loss needs the batch whole).
-    Neither changes what is learned. Precision: what accelerate is told to use, else bfloat16 on GPUs that have it.
+    Neither changes what is learned. Precision: what accelerate is told to use, else bfloat16 on GPUs that have it, and with
+    ``cpu_bfloat16`` on CPUs that have it (:func:`cpu_has_bfloat16`).
 
     Raises:
         UserError: when the folder holds a run with other settings, the loss is not finite, the folder can't be written, or
@@ -169,6 +173,8 @@ def fit(
     parts = accelerator.gradient_accumulation_steps if getattr(loss, "splits", True) else 1
     accelerator.gradient_accumulation_steps = parts
     rank, world = accelerator.process_index, accelerator.num_processes
+    lower = cpu_bfloat16 and not told and accelerator.device.type == "cpu" and cpu_has_bfloat16()
+    precise = _cpu_bfloat16 if lower else accelerator.autocast
     if recipe.batch % (world * parts):
         share = f"{world} processes" + (f" in {parts} parts each" if parts > 1 else "")
         raise UserError(f"A batch of {recipe.batch} can't be shared by {share}: choose a number that divides it.")
@@ -203,7 +209,7 @@ def fit(
                 rows = {k: v[first :: world * parts].to(accelerator.device) for k, v in batch.items()}
                 # gradients go round among the processes once a step, with the last part
                 with accelerator.no_sync(model) if part + 1 < parts else nullcontext():
-                    with accelerator.autocast():
+                    with precise():
                         value = model(**rows)
                     accelerator.backward(value)  # a mean over the parts
                 values.append(value.detach().float())
@@ -235,6 +241,19 @@ def fit(
     ema.copy_to(loss.parameters())
     loss.eval()
     return torch.tensor(losses)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16 by itself (AVX512-BF16, AMX): elsewhere it would only be slower."""
+    asked = (getattr(torch.cpu, f"_is_{units}_supported", None) for units in ("avx512_bf16", "amx_tile"))
+    return any(ask() for ask in asked if ask)
+
+
+@contextmanager
+def _cpu_bfloat16():
+    """Convolutions and products in bfloat16. Attention as plain products: its fused kernel's way back is slow in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 @contextmanager
@@ -395,7 +414,7 @@ class Run:
         return self._parts[name]
 
     def _fit(self, name: str, loss: nn.Module, draw, recipe: Recipe, options: dict) -> Tensor:
-        options = {"accumulate": self.accumulate, **options}
+        options = {"accumulate": self.accumulate, "cpu_bfloat16": name in ("vae", "unet"), **options}
         losses = fit(name, loss, draw, recipe, self.folder, self.progress, about=self.origin(name), **options)
         if len(losses) < recipe.steps:
             raise UserError(f"{name} was stopped at step {len(losses)} of {recipe.steps}: the same command goes on from there.")
@@ -412,7 +431,7 @@ class Run:
     def _vae(self, recipe: Recipe, options: dict) -> nn.Module:
         from .curios import to_model
 
-        vae = build_vae(self.profile.latent_channels, resolution=self.resolution)
+        vae = build_vae(self.profile.latent_channels, resolution=self.resolution).to(memory_format=torch.channels_last)
         images = self.data.images
         size = (vae.config.latent_channels, images.shape[1] // 4, images.shape[2] // 4)
 
