@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import UserError
-from .files import damage, seal, sha256, write_json
+from .files import damage, seal, sha256, whole, write_json
 from .models import WEIGHTS, build_clip, build_scheduler, build_vae, default_device
-from .training import SEED, CLIPLoss, Recipe, VAELoss, digest, fit, generator
+from .training import SEED, CLIPLoss, Recipe, VAELoss, digest, fit, flat, generator, restore
 
 FOLDER = WEIGHTS.parent / "companions"
 RENDERS = 16_384
@@ -356,12 +356,12 @@ class Companions:
         device = default_device()
         players = {"maker": maker.to(device).train(), "judge": critic().to(device)}
         players |= {f"{k}_adam": torch.optim.Adam(p.parameters(), recipe.lr, betas=(0.5, 0.99)) for k, p in players.items()}
-        path, losses = self.folder / "gan.pt", []
+        path, losses = self.folder / "gan.safetensors", []
         if path.exists():
-            state = torch.load(path, weights_only=True)
-            losses = state.pop("losses")
-            for key, value in state.items():
-                players[key].load_state_dict(value)
+            state = load_file(path)
+            losses = state.pop("losses").tolist()
+            for key, player in players.items():
+                restore(player, {k.removeprefix(f"{key}/"): v for k, v in state.items() if k.startswith(f"{key}/")})
         judge = players["judge"]
         steps = range(len(losses), recipe.steps)
         for step in tqdm(steps, initial=len(losses), total=recipe.steps, desc="train gan", disable=not options["progress"]):
@@ -379,8 +379,9 @@ class Companions:
             losses.append(deceit.item())
             options["on_step"](step, losses[-1])
             if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
-                torch.save({**{k: p.state_dict() for k, p in players.items()}, "losses": losses}, scratch := f"{path}.part")
-                os.replace(scratch, path)
+                state = {f"{key}/{k}": v.cpu() for key, player in players.items() for k, v in flat(player).items()}
+                with whole(path) as scratch:
+                    save_file({**state, "losses": torch.tensor(losses, dtype=torch.float64)}, scratch)
         maker.eval()
         return losses
 

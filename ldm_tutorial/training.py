@@ -292,11 +292,30 @@ def _interrupt_noted():
             signal.signal(number, handler)
 
 
+def flat(part: nn.Module | torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of a model or an optimizer as tensors by name: what safetensors can hold."""
+    state = part.state_dict()
+    if isinstance(part, nn.Module):
+        return state
+    return {f"{i}/{k}": torch.as_tensor(v) for i, values in state["state"].items() for k, v in values.items()}
+
+
+def restore(part: nn.Module | torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The way back from :func:`flat`."""
+    if isinstance(part, nn.Module):
+        part.load_state_dict(tensors)
+        return
+    state: dict[int, dict] = {}
+    for key, value in tensors.items():
+        i, name = key.split("/")
+        state.setdefault(int(i), {})[name] = value
+    part.load_state_dict({**part.state_dict(), "state": state})
+
+
 def _save(path: Path, settings: str, losses: list[float], loss: nn.Module, optimizer, ema) -> None:
     tensors = {f"model/{k}": v for k, v in loss.state_dict().items()}
     tensors |= {f"ema/{i}": v for i, v in enumerate(ema.shadow_params)}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
+    tensors |= {f"optimizer/{k}": v for k, v in flat(optimizer).items()}
     tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -320,11 +339,7 @@ def _load(path: Path, settings: str, loss: nn.Module, optimizer, ema) -> list[fl
         raise UserError(f"{path} belongs to a run with other settings: choose another folder, or delete it to start again.")
     loss.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
     ema.shadow_params = [tensors[f"ema/{i}"] for i in range(len(ema.shadow_params))]
-    state: dict[int, dict] = {}
-    for key in (k for k in tensors if k.startswith("optimizer/")):
-        _, i, what = key.split("/")
-        state.setdefault(int(i), {})[what] = tensors[key]
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    restore(optimizer, {k.removeprefix("optimizer/"): v for k, v in tensors.items() if k.startswith("optimizer/")})
     ema.optimization_step = len(tensors["losses"])
     return tensors["losses"].tolist()
 
