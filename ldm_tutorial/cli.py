@@ -52,7 +52,7 @@ def render(
 def train(
     part: Annotated[str, typer.Argument(help="all, vae, clip, unet, judge or companions.")] = "all",
     profile: Annotated[
-        str | None, typer.Option(help="quick (2 CPU cores, half an hour, 32 x 32), evening (two hours) or full (a GPU).")
+        str | None, typer.Option(help="quick (2 CPU cores, half an hour), evening (two hours) or full (a GPU).")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the finished model goes; by default into the folder of the run.")
@@ -86,7 +86,7 @@ def train(
     parts = number(accumulate, "--accumulate", int, 1, 4096, "a whole number from 1 to 4096, for example 4")
     side = chosen.resolution if resolution is None else check_resolution(resolution)
     if data is None and side != chosen.resolution:
-        raise UserError("--resolution goes with --data: for Curios the profile says it (quick 32 x 32, the others 64 x 64).")
+        raise UserError("--resolution goes with --data: for Curios the profile says it (64 x 64).")
     where = name if data is None else f"{Path(data).resolve().name}-{side}-{name}"
     work = Run(run or Path("runs") / where, name, times, source=data, resolution=side, accumulate=parts)
     if part == "all":

@@ -109,7 +109,7 @@ def few(monkeypatch):
 
 @pytest.fixture
 def smaller(monkeypatch, tmp_path):
-    """A folder with a model for pictures of 32 x 32, as the profile quick makes it, but hardly trained."""
+    """A folder with a model for pictures of 32 x 32, hardly trained."""
     trial = Profile(40, (2, 4, 1e-3), (2, 8, 1e-3), (2, 4, 1e-3), (16, 32), resolution=32)
     monkeypatch.setitem(PROFILES, "trial", trial)
     return Run(tmp_path / "run", "trial", progress=False).finish(tmp_path / "model")
