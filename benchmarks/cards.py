@@ -12,7 +12,7 @@ from ldm_tutorial.evaluation import GOALS, reached, table
 from ldm_tutorial.models import WEIGHTS
 
 FOLDER = WEIGHTS.parent
-RENDERS = 16_384  # what the shipped weights learned from
+RENDERS = 32_768  # what the shipped weights learned from
 
 
 def parameters(part: str) -> float:
