@@ -437,9 +437,13 @@ def test_killed_and_resumed_is_as_undisturbed(trained, ldm, tmp_path):
 
 
 @pytest.mark.parametrize("trained", [16], indirect=True)
-def test_under_accelerate_launch(trained, tmp_path):
-    """The same command, two processes, each batch in two parts: the same losses."""
-    folder, run, _, side = trained
+def test_under_accelerate_launch(trained, tmp_path, monkeypatch):
+    """The same command, two processes, each batch in two parts: the losses of one process in the same precision."""
+    folder, _, _, side = trained
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as the launcher is told: CPUs may compute in bfloat16 otherwise
+    run, alone = tmp_path / "alone", begin(command(folder, side, tmp_path / "alone", tmp_path / "other"))
+    said = alone.communicate(timeout=300)[0]
+    assert alone.returncode == 0, said
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = begin([*command(folder, side, tmp_path / "run", tmp_path / "model"), "--accumulate", "2"], *launcher)
