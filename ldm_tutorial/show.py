@@ -229,10 +229,12 @@ class LiveCurve:
             self.handle.update(Shown(self._draw(), alt))
 
     def _draw(self) -> bytes:
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
 
         style()
-        figure, axis = plt.subplots(figsize=(6, 2.6), layout="constrained")
+        # Not one of pyplot's: where the drawing is interrupted, the notebook would show those half drawn.
+        figure = Figure(figsize=(6, 2.6), layout="constrained")
+        axis = figure.subplots()
         if self.losses:
             mean = np.convolve(self.losses, np.ones(w := min(20, len(self.losses))) / w, "valid")
             steps = self.first + np.arange(len(self.losses))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_tutorial.show import COLORS, SPACES, Shown, grid, lean, png, png_size
+from ldm_tutorial.show import COLORS, SPACES, LiveCurve, Shown, grid, lean, png, png_size
 
 # Machado, Oliveira and Fernandes 2009, table 1, severity 1: what is seen, in linear RGB, from what is shown
 SEEN = {
@@ -76,3 +76,18 @@ def test_a_picture_has_its_text_and_its_size(monkeypatch):
     assert 'alt="a &lt;&quot;quoted&quot;&gt; picture" width="30" height="20"' in data["text/html"]
     monkeypatch.setenv("LDM_TUTORIAL_STATIC", "1")
     assert set(Shown(content, "")._repr_mimebundle_()[0]) == {"image/png"}
+
+
+def test_an_interrupted_loss_curve_leaves_no_half_drawn_figure(monkeypatch):
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    curve = LiveCurve("a model", 10)
+
+    def interrupted(*args, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        curve._draw()
+    assert not plt.get_fignums(), "the notebook would show it below the error"

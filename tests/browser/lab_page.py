@@ -104,7 +104,18 @@ class LabPage:
             self.page.keyboard.insert_text(source)
         self.page.keyboard.press("Control+Enter")
         if wait:
-            self.until(lambda: self.prompts()[number].isdigit(), f"cell {number}")
+            pressed = time.monotonic()
+
+            def done():
+                nonlocal pressed
+                now = self.prompts()[number]
+                # What comes within a moment of an error or interrupt, the kernel drops with the cells that waited: press again.
+                if not now and time.monotonic() > pressed + 3:
+                    self.page.keyboard.press("Control+Enter")
+                    pressed = time.monotonic()
+                return now.isdigit()
+
+            self.until(done, f"cell {number}")
             self.page.wait_for_timeout(300)
             self.wait_idle()
 
