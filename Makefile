@@ -20,7 +20,13 @@ help: ## List these targets
 
 venv: $(STAMP) ## Create .venv and install everything (TORCH_INDEX=<url>: take torch from another index, PYTHON=<python>)
 
+# JupyterLab's first question, about its own news, is not one that a learner should have to answer; long lines are wrapped
+# where the window is narrow, not cut.
+SETTINGS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}, \
+	"@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": true}}}
+
 lab: $(STAMP) ## Set up, then open JupyterLab at notebook 00 (LAB_ARGS="--no-browser --port 9000" and the like)
+	@mkdir -p .venv/share/jupyter/lab/settings && echo '$(SETTINGS)' > .venv/share/jupyter/lab/settings/overrides.json
 	@$(PY) -m jupyterlab --ServerApp.root_dir=$(or $(LAB_ROOT),.) --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb $(ROOT_OK) $(LAB_ARGS)
 
 test: $(STAMP) ## Set up, then run the unit tests, every notebook and a browser smoke test (JOBS=<processes>)
@@ -57,8 +63,5 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
 	$(PY) -m pip install --disable-pip-version-check -e .
 	@$(PY) -m ipykernel install --sys-prefix >/dev/null
-	@mkdir -p .venv/share/jupyter/lab/settings
-	@# JupyterLab's first question, about its own news, is not one that a learner should have to answer.
-	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' > .venv/share/jupyter/lab/settings/overrides.json
 	@echo "Set-up done in $$(($$(date +%s) - $$(cat .venv/.started))) s."
 	@touch $@

@@ -22,6 +22,7 @@ CUT = """printed => [...document.querySelectorAll("img, table, pre")]
   .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
                || (printed && e.tagName === "PRE" && e.scrollWidth > e.clientWidth + 1))
   .map(e => `${e.tagName}: ${(e.alt || e.innerText).slice(0, 60)}`)"""
+HIDDEN = "es => es.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 60))"
 TRAINING = """
 from ldm_tutorial.show import LiveCurve
 import time
@@ -100,6 +101,7 @@ def test_every_control(lab_page, turned, name):
     page = lab_page(name)
     page.run_all()
     assert not page.cell_errors()
+    assert not page.page.locator(".jp-CodeCell .cm-scroller").evaluate_all(HIDDEN), "code that ends outside its cell"
     for number, control in enumerate(page.controls(), 1):
         page.turn_all(control, number)
     turned += page.turned
