@@ -52,6 +52,9 @@ clean: ## Remove .venv and what tests and tools leave behind (keeps runs/ and th
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
 
 # torch and torchvision go first and together: taken from different places, they do not fit each other.
+# Not compiled to bytecode in advance: that takes half a minute, what is used is compiled at its first import, in seconds.
+PIP := $(PY) -m pip install --disable-pip-version-check --no-compile
+
 $(STAMP): pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "No Python 3.11 or newer with venv was found: install one (python.org, Homebrew, or apt install python3 python3-venv), or name it: make venv PYTHON=/path/to/python3"; \
@@ -60,8 +63,8 @@ $(STAMP): pyproject.toml
 	@echo "Setting up .venv: about 6 GB and a few minutes, this once."
 	@$(PY) -c pass 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@date +%s > .venv/.started
-	$(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
-	$(PY) -m pip install --disable-pip-version-check -e .
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
+	$(PIP) -e .
 	@$(PY) -m ipykernel install --sys-prefix >/dev/null
 	@echo "Set-up done in $$(($$(date +%s) - $$(cat .venv/.started))) s."
 	@touch $@
