@@ -7,7 +7,7 @@ from ldm_tutorial.sampling import sample
 from ldm_tutorial.show import contact_sheet, pictures
 
 PROMPTS = [
-    "an armchair made of avocado", "a golden rocket on a purple background", "a zebra-striped umbrella",
+    "an armchair made of avocado", "a golden rocket on a purple background", "a zebra-striped umbrella on a pink background",
     "a teddy bear made of bricks", "a watermelon bed", "a mug made of orange on an orange background",
     "a flying bat carved from wood", "a chequered cactus",
 ]  # fmt: skip
