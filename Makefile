@@ -54,10 +54,10 @@ clean: ## Remove .venv and what tests and tools leave behind (keeps runs/ and th
 	rm -rf .venv build dist .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
 
-# torch and torchvision go first and together: taken from different places, they do not fit each other.
 # Not compiled to bytecode in advance: that takes half a minute, what is used is compiled at its first import, in seconds.
 PIP := $(PY) -m pip install --disable-pip-version-check --no-compile
 
+# torch and torchvision go first and together: taken from different places, they do not fit each other.
 $(STAMP): pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "No Python 3.11 or newer with venv was found: install one (python.org, Homebrew, or apt install python3 python3-venv), or name it: make venv PYTHON=/path/to/python3"; \

@@ -48,6 +48,7 @@ generated pictures), and `companions/`, the small models that the notebooks comp
 **Licence.** MIT, as the code.
 
 **Numbers.** `ldm evaluate --json ldm_tutorial/weights/evaluation.json`; this page is made from that file. Judged pictures were painted with: {how}.
+This was chosen with other seeds of some of the same prompts, held-out pairs included (benchmarks/training.md).
 
 {numbers}
 

@@ -159,8 +159,8 @@ def verdicts(judge: Judge, pictures) -> Tensor:
 
 # --- every number of the model card -----------------------------------------------------------------------------------
 
-# How the judged pictures are painted: guided in the middle of the run only (Kynkäänniemi et al. 2024). Guidance from the first
-# step on exaggerates; so painted, pictures obey as well and lie nearer to renders (benchmarks/training.md).
+# How the judged pictures are painted: guided in the middle of the run only (Kynkäänniemi et al. 2024). Guided in
+# every step, they obey no better and lie further from renders (benchmarks/training.md).
 PAINT = {"sampler": "unipc", "steps": 20, "guidance_scale": 3.0, "guidance_interval": (0.15, 0.75)}
 ARTICLE_PROMPT = "3D render an avocado style armchair diffusing into latent space"
 SIZES = {  # prompts of each kind, avocado armchairs, article's prompts, reconstructions, heat maps, training pictures
