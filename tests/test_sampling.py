@@ -189,7 +189,7 @@ def test_compiled_models_are_others(models, monkeypatch):
     """The compiler itself is tried by benchmarks/sampler.py: a minute is too long here."""
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function: function)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic: compiled.append(self))
     before = [p.stride() for p in models.unet.parameters()]
     fast = compile_unet(models)
     assert compiled == [fast.unet] and fast.unet is not models.unet and fast.vae is models.vae
