@@ -27,7 +27,6 @@ from .errors import UserError
 from .files import whole
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # nothing that runs another program to be read
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"}
 MINIMUM = 20  # pictures: 16 to learn from and 4 kept aside
 HUB = "hub:"
 
