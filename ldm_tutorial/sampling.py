@@ -27,7 +27,7 @@ SAMPLERS = {
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
 }
-# As good as 50 DDIM steps in about a quarter of the time: measured by benchmarks/fast_sampling.py
+# As good as 50 DDIM steps in about a fifth of the time: measured by benchmarks/fast_sampling.py
 FAST = {"sampler": "unipc", "steps": 12, "guidance_interval": (0.0, 0.75)}
 
 
