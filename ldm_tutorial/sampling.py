@@ -148,9 +148,10 @@ def compile_unet(models: Models) -> Models:
     """The same models with a compiled U-Net (and channels last in memory): slow to begin, faster from then on.
 
     The first call takes up to a minute or more, and so does the first call with another batch size (after eight of them the
-    rest run as if not compiled). It pays for hundreds of pictures.
-    The models given are left as they are: they and the new ones share all but the U-Net, whose weights are constants of the
-    compiled code (they can't be trained on), which lets the compiler lay them out in memory once for all.
+    rest run as if not compiled). It pays for hundreds of pictures. The models given are left as they are: they and the new
+    ones share all but the U-Net. Its weights become constants of the compiled code, which lets the compiler lay them out in
+    memory once for all: do not change them afterwards. From then on this holds for whatever the process compiles for use
+    without gradients.
 
     Raises:
         UserError: where torch.compile doesn't work, most often because there is no C++ compiler.
@@ -160,7 +161,7 @@ def compile_unet(models: Models) -> Models:
     except Exception as error:
         advice = "install a C++ compiler (g++, or Xcode's command line tools on macOS) or go without compiling"
         raise UserError(f"torch.compile doesn't work here ({type(error).__name__}): {advice}.") from None
-    torch._inductor.config.freezing = True  # has an effect on code compiled without gradients only
-    unet = copy.deepcopy(models.unet).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    torch._inductor.config.freezing = True  # as an option of `compile` alone it has no effect
+    unet = copy.deepcopy(models.unet).to(memory_format=torch.channels_last)
     unet.compile(dynamic=False)  # code for one batch size each: code for any is slower
     return dataclasses.replace(models, unet=unet)

@@ -190,6 +190,7 @@ def test_compiled_models_are_others(models, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic: compiled.append(self))
+    monkeypatch.setattr(torch._inductor.config, "freezing", False)  # and back, after the test
     before = [p.stride() for p in models.unet.parameters()]
     fast = compile_unet(models)
     assert compiled == [fast.unet] and fast.unet is not models.unet and fast.vae is models.vae
