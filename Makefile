@@ -43,9 +43,9 @@ notebooks: $(STAMP) ## Re-execute every notebook in place
 ALONE := env -u OMP_WAIT_POLICY
 
 weights: $(STAMP) ## Train all shipped weights from nothing (PROFILE=quick|evening|full; minutes on a GPU, hours on a CPU)
-	@$(ALONE) $(PY) -m ldm_tutorial.cli train all --out ldm_tutorial/weights/curios-64 $(if $(PROFILE),--profile $(PROFILE))
-	@$(ALONE) $(PY) -m ldm_tutorial.cli train judge --out ldm_tutorial/weights/judge $(if $(PROFILE),--profile $(PROFILE))
-	@$(ALONE) $(PY) -m ldm_tutorial.cli train companions --out ldm_tutorial/weights/companions
+	@$(ALONE) $(PY) -m ldm_tutorial.lab.cli train all --out ldm_tutorial/weights/curios-64 $(if $(PROFILE),--profile $(PROFILE))
+	@$(ALONE) $(PY) -m ldm_tutorial.lab.cli train judge --out ldm_tutorial/weights/judge $(if $(PROFILE),--profile $(PROFILE))
+	@$(ALONE) $(PY) -m ldm_tutorial.lab.cli train baselines --out ldm_tutorial/weights/baselines
 
 bench: $(STAMP) ## Run the measurements in benchmarks/
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(PY) "$$script"; done

@@ -1,23 +1,152 @@
-"""Checkpoints of any origin: a folder or a hub id of a diffusers text-to-image U-Net becomes :class:`models.Models`.
+"""Checkpoints: saving a model as a folder that plain diffusers loads, and loading such folders of any origin.
 
-What a checkpoint says of itself is read, never assumed: prediction type, scaling factor, tokenizer, sizes, scheduler. Only
-safetensors are loaded. Nothing is fetched unless ``download=True`` asks for it, and then by the full id of one revision.
+A saved folder is a plain diffusers pipeline folder (``StableDiffusionPipeline.from_pretrained(folder)`` reads it without
+this package) with two additions: ``clip/``, the whole CLIP model of which ``text_encoder/`` is one half, and
+``checksums.json``. What a checkpoint says of itself is read, never assumed: prediction type, scaling factor, tokenizer,
+sizes, scheduler. Only safetensors are loaded. Nothing is fetched unless ``download=True`` asks for it, and then by the full
+id of one revision.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from .errors import UserError
-from .models import Models, check_files, default_device
+from .files import verify_checksums, write_checksums
+from .models import Models, default_device
+
+WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
+RESTORE = "restore them: `git checkout -- ldm_tutorial/weights`, or download the project again"
+
+
+def check_folder(folder: str | Path) -> Path:
+    """A place for a model: new, empty, or holding a model that may be replaced.
+
+    Raises:
+        UserError: for a folder that holds anything else, or that can't be written.
+    """
+    folder = Path(folder).absolute()  # "." has no name of its own
+    try:
+        if folder.exists() and not (folder / "model_index.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{str(folder)!r} holds something else than a model: name a new folder for the model.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Can't use {str(folder)!r} ({error.strerror}): name another folder for the model.") from None
+    if not os.access(folder.parent, os.W_OK):
+        raise UserError(f"Can't write in {str(folder.parent)!r}: name another folder for the model.")
+    return folder
+
+
+def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = None) -> Path:
+    """Write a folder that plain diffusers loads: fp16 tensors, safetensors only, with checksums. It is written beside its
+    place and moved there when it is whole; a model that was there before goes then.
+
+    Raises:
+        UserError: see :func:`check_folder`.
+    """
+    folder = check_folder(folder)
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        _write(models, scratch, clip)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(scratch, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _write(models: Models, scratch: Path, clip: CLIPModel | None) -> None:
+    parts = {
+        "vae": models.vae,
+        "unet": models.unet,
+        "text_encoder": models.text_encoder,
+        **({"clip": clip} if clip else {}),
+    }
+    for name, part in parts.items():
+        # A half-precision copy; the config keeps saying float32, so that loaders compute in float32 on every machine.
+        copy.deepcopy(part).half().to(memory_format=torch.contiguous_format).save_pretrained(
+            scratch / name, safe_serialization=True
+        )
+        file = scratch / name / "config.json"
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)  # where it was loaded from is nobody's business
+        if "dtype" in config:
+            config["dtype"] = "float32"
+        file.write_text(json.dumps(config, indent=2) + "\n")
+    models.tokenizer.backend_tokenizer.no_padding()  # what the last call asked for is no part of the model
+    models.tokenizer.backend_tokenizer.no_truncation()
+    models.tokenizer.save_pretrained(scratch / "tokenizer")
+    models.scheduler.save_pretrained(scratch / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "vae": ["diffusers", type(models.vae).__name__], "unet": ["diffusers", "UNet2DConditionModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", type(models.scheduler).__name__],
+        "safety_checker": [None, None], "feature_extractor": [None, None],
+        "image_encoder": [None, None], "requires_safety_checker": False,
+    }  # fmt: skip
+    (scratch / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    write_checksums(scratch)
+
+
+def check_files(folder: str | Path) -> None:
+    """Compare a folder with its ``checksums.json``.
+
+    Raises:
+        UserError: naming the first file that is missing, cut short or altered.
+    """
+    folder = Path(folder)
+    if not (folder / "model_index.json").exists():
+        raise UserError(f"There is no model in {folder}: train one with `ldm train all --out {folder}` or name another folder.")
+    if not (folder / "checksums.json").exists():
+        return  # somebody else's folder has none: nothing to compare with
+    advice = RESTORE if folder.absolute() == WEIGHTS else "train it again or copy it again"
+    try:
+        damaged = verify_checksums(folder)
+    except (OSError, ValueError):
+        raise UserError(f"In {folder}, checksums.json cannot be read: {advice}.") from None
+    for name, state in damaged.items():
+        raise UserError(f"In {folder}, {name} is {state}: {advice}.")
+
+
+def load_models(
+    folder: str | Path = WEIGHTS, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> Models:
+    """Load a checkpoint's folder, ready for inference: one of this course, checksums first, or any other that diffusers
+    reads as a text-to-image U-Net (Stable Diffusion 1 and 2 and what was made of them).
+
+    Raises:
+        UserError: for a folder without a model, with damaged files, or with a model of another kind.
+    """
+    check_files(folder)
+    return join(Path(folder), {name: Path(folder) / name for name in PARTS}, dtype, device)
+
+
+def load_clip(folder: str | Path = WEIGHTS, device: str | torch.device | None = None) -> CLIPModel:
+    """The whole CLIP model, both halves, in float32."""
+    check_files(folder)
+    transformers_logging.disable_progress_bar()
+    clip = CLIPModel.from_pretrained(str(folder), subfolder="clip", dtype=torch.float32)
+    return clip.to(device or default_device()).requires_grad_(False).eval()
+
+
+# --- checkpoints of any origin ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -142,7 +271,7 @@ def check_layout(folder: Path) -> None:
         raise UserError(f"{what} whose U-Net wants to be told more than a text ({', '.join(more)}): {take}.")
 
 
-def check_fit(models: Models) -> Models:
+def check_fit(models: Models) -> None:
     """Do the parts fit each other?
 
     Raises:
@@ -159,16 +288,17 @@ def check_fit(models: Models) -> Models:
         raise UserError(
             f"The tokenizer makes {words} different tokens, the text encoder knows {known}: take the one beside it."
         )
-    longest = models.text_encoder.config.max_position_embeddings
-    models.tokenizer.model_max_length = min(models.tokenizer.model_max_length, longest)  # some tokenizers name no length
-    return models
 
 
 def join(folder: Path, places: dict[str, Path], dtype: torch.dtype, device: str | torch.device | None) -> Models:
     """The parts of a checkpoint, each from its place, checked, on their device and ready for inference."""
     check_layout(folder)
     parts = {name: load_part(place, name, dtype) for name, place in places.items()}
-    models = check_fit(Models(**parts)).to(device or default_device())
+    models = Models(**parts)
+    check_fit(models)
+    longest = models.text_encoder.config.max_position_embeddings
+    models.tokenizer.model_max_length = min(models.tokenizer.model_max_length, longest)  # some tokenizers name no length
+    models.to(device or default_device()).for_inference()
     models.unet.to(memory_format=torch.channels_last)  # the same numbers; its convolutions run 5 to 10% faster on a CPU
     return models
 

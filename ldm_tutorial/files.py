@@ -13,12 +13,14 @@ CHECKSUMS = "checksums.json"
 
 
 def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The SHA-256 of a file, 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to: what stands there becomes ``path`` when all went well, and goes when not."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A scratch name beside ``path`` to write to. It becomes ``path`` when all went well and is removed when not."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield scratch
@@ -28,55 +30,58 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: object) -> None:
-    with whole(path) as scratch:
+    """Write ``content`` as JSON, whole or not at all."""
+    with atomic_write(path) as scratch:
         scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def seal(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Write ``checksums.json``: the SHA-256 of every file of a folder, {relative path: hex digest}."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
     write_json(folder / CHECKSUMS, {p.relative_to(folder).as_posix(): sha256(p) for p in files})
 
 
-def checksums(folder: Path, start: str = "") -> dict[str, str]:
+def read_checksums(folder: Path, start: str = "") -> dict[str, str]:
     """What ``checksums.json`` says of the files whose names begin with ``start``: {name: hex digest}.
 
     Raises:
         OSError: when there is no checksums.json.
         ValueError: when it can't be read, or names no such file.
     """
-    try:
-        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        wanted = {name: str(digest) for name, digest in sums.items() if name.startswith(start)}
-    except AttributeError:
-        raise ValueError("not a table of names and digests") from None
+    sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    if not isinstance(sums, dict):
+        raise ValueError("not a table of names and digests")
+    wanted = {name: str(digest) for name, digest in sums.items() if name.startswith(start)}
     if not wanted:
         raise ValueError(f"nothing in it begins with {start!r}")
     return wanted
 
 
-def damage(folder: Path, start: str = "") -> dict[str, str]:
+def verify_checksums(folder: Path, start: str = "") -> dict[str, str]:
     """What is wrong with a folder's files, as far as their names begin with ``start``: {name: "missing", "cut short" or
-    "altered"}. Raises what :func:`checksums` does."""
+    "altered"}, empty when all is well. Raises what :func:`read_checksums` does."""
     found = {}
-    for name, digest in checksums(folder, start).items():
-        try:
-            content = (folder / name).read_bytes()
-        except OSError:
+    for name, digest in read_checksums(folder, start).items():
+        path = folder / name
+        if not path.is_file():
             found[name] = "missing"
-            continue
-        if hashlib.sha256(content).hexdigest() != digest:
-            found[name] = "cut short" if _is_cut_short(content, name) else "altered"
+        elif sha256(path) != digest:
+            found[name] = "cut short" if _is_cut_short(path) else "altered"
     return found
 
 
-def _is_cut_short(content: bytes, name: str) -> bool:
+def _is_cut_short(path: Path) -> bool:
     """A safetensors file says how long it is: 8 bytes with the header's length, the header, the tensors."""
-    if not name.endswith(".safetensors"):
-        return not content
-    header_end = 8 + int.from_bytes(content[:8], "little")
-    try:
-        header = json.loads(content[8:header_end])
-        return len(content) < header_end + max(t["data_offsets"][1] for k, t in header.items() if k != "__metadata__")
-    except (ValueError, KeyError, TypeError):
-        return len(content) < header_end
+    size = path.stat().st_size
+    if path.suffix != ".safetensors":
+        return size == 0
+    with open(path, "rb") as file:
+        header_end = 8 + int.from_bytes(file.read(8), "little")
+        if header_end > size:
+            return True
+        try:
+            header = json.loads(file.read(header_end - 8))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+    return size < header_end + max(ends, default=0)

@@ -1,4 +1,4 @@
-"""Sampling: from a prompt and a seed to a picture, one loop for all samplers.
+"""Sampling: from a prompt and a seed to a picture, one loop for all samplers (notebooks 05 and 09).
 
 DDPM: Ho et al. 2020, algorithm 2. DDIM: Song et al. 2021, eq. 12 with sigma = 0. DPM-Solver++(2M): Lu et al. 2022,
 algorithm 2. UniPC: Zhao et al. 2023. Classifier-free guidance: Ho and Salimans 2022, eq. 6, in the form that
@@ -11,14 +11,15 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from numpy import ndarray
 from torch import Tensor
 
-from .curios import to_picture
 from .errors import UserError
+from .images import to_picture
 from .models import Models
 
 SAMPLERS = {
@@ -27,8 +28,37 @@ SAMPLERS = {
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
 }
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are sampled.
+
+    ``sampler`` is a name of :data:`SAMPLERS`, or "own" for the one that the checkpoint names. A ``guidance_scale`` of at most
+    1 means no guidance: the unconditional half is not computed. Nor is it outside ``guidance_interval``, two fractions of the
+    run (0 is its noisy start, 1 its end). ``negative_prompt`` takes the place of the empty text in guidance.
+
+    Raises:
+        UserError: for an interval that is none.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 20
+    guidance_scale: float = 3.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    negative_prompt: str = ""
+
+    def __post_init__(self):
+        start, stop = self.guidance_interval
+        if not 0 <= start <= stop <= 1:
+            raise UserError(
+                f"The guidance interval {self.guidance_interval} must be two fractions with 0 <= start <= stop <= 1."
+            )
+
+
+DEFAULT_SAMPLING = Sampling()
 # As good as 50 DDIM steps in about a fifth of the time: measured by benchmarks/fast_sampling.py
-FAST = {"sampler": "unipc", "steps": 12, "guidance_interval": (0.0, 0.75)}
+FAST_SAMPLING = Sampling("unipc", 12, 3.0, (0.0, 0.75))
 
 
 def build_sampler(models: Models, sampler: str, steps: int):
@@ -37,18 +67,27 @@ def build_sampler(models: Models, sampler: str, steps: int):
     "own" is the scheduler that the checkpoint names (PNDM in Stable Diffusion 1.5, Euler in SD-Turbo).
 
     Raises:
-        UserError: for an unknown sampler.
+        UserError: for an unknown sampler, and for steps that the schedule can't be divided into.
     """
     if sampler not in (*SAMPLERS, "own"):
         raise UserError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)} and own.")
-    kind = SAMPLERS.get(sampler, type(models.scheduler))
-    # Solvers of order 2, and a last step of order 1 that ends at no noise at all: order 2 would divide by zero there.
-    options = {"solver_order": 2, "final_sigmas_type": "zero"} if sampler in ("dpm++", "unipc") else {}
-    if sampler in ("ddim", "ddpm") and "clip_sample" not in models.scheduler.config:
-        options["clip_sample"] = False  # these two would hold latents within -1..1, as if they were pixels
-    same = type(models.scheduler) is kind  # a copy of it takes no time, a new one some milliseconds
-    scheduler = copy.copy(models.scheduler) if same else kind.from_config(models.scheduler.config, **options)
-    scheduler.set_timesteps(steps, device=models.device)
+    own = models.scheduler
+    kind = SAMPLERS.get(sampler, type(own))
+    if type(own) is kind:
+        scheduler = copy.copy(own)  # takes no time; a new one would take some milliseconds
+    else:
+        options = {}
+        if sampler in ("dpm++", "unipc"):
+            # A solver of order 2, whose last step, of order 1, ends at no noise at all: order 2 would divide by zero there.
+            options = {"solver_order": 2, "final_sigmas_type": "zero"}
+        elif "clip_sample" not in own.config:
+            options = {"clip_sample": False}  # these two would hold latents within -1..1, as if they were pixels
+        scheduler = kind.from_config(own.config, **options)
+    try:
+        scheduler.set_timesteps(steps, device=models.device)
+    except (ValueError, AssertionError, IndexError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{steps} steps can't be made with the sampler {sampler!r} ({reason}): give fewer.") from None
     # "trailing" rounds to one too many, -1, for 61 steps and some others
     scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
     return scheduler
@@ -64,71 +103,111 @@ def initial_latents(
 ) -> Tensor:
     """Pure noise N(0, 1) [B, 8, 16, 16], picture k from stream k, for pictures of the model's own size or another (pixels)."""
     size = models.latent_shape(height, width)
-    return torch.cat([torch.randn(1, *size, generator=g) for g in streams]).to(models.device, models.unet.dtype)
+    noise = [torch.randn(1, *size, generator=g) for g in streams]
+    return torch.cat(noise).to(models.device, models.unet.dtype)
+
+
+class Guide:
+    """What the U-Net is told while it denoises: the prompts, and how much guidance at which step.
+
+    ``text`` and ``negative`` are ``encoder_hidden_states`` [B, 77, 128] of the prompts and of what to steer away from.
+    """
+
+    def __init__(self, unet, text: Tensor, negative: Tensor, scale: float, interval: tuple[float, float] = (0.0, 1.0)):
+        self.unet = unet
+        self.text = text
+        self.both = torch.cat([negative, text])  # one call of the U-Net answers both
+        self.scale = scale
+        self.interval = interval
+
+    def predict(self, scheduler, z: Tensor, t: Tensor, step: int, steps: int) -> Tensor:
+        """The guided prediction for noisy latents ``z`` [B, 8, 16, 16] at timestep ``t``, which is ``step`` of ``steps``."""
+        start, stop = self.interval
+        guided = int(start * steps) <= step < int(stop * steps)
+        if self.scale <= 1 or not guided:
+            given = scheduler.scale_model_input(z, t)
+            return self.unet(given, t, encoder_hidden_states=self.text).sample
+        given = scheduler.scale_model_input(torch.cat([z, z]), t)
+        unconditional, conditional = self.unet(given, t, encoder_hidden_states=self.both).sample.chunk(2)
+        return unconditional + self.scale * (conditional - unconditional)
+
+
+def build_guide(models: Models, prompts: list[str], sampling: Sampling) -> Guide:
+    """Encode the prompts and the negative prompt, each text once however often it is asked for."""
+    texts = list(dict.fromkeys([*prompts, sampling.negative_prompt]))
+    states = models.encode_text(texts)  # [texts, 77, 128]
+    text = states[[texts.index(prompt) for prompt in prompts]]
+    negative = states[[texts.index(sampling.negative_prompt)] * len(prompts)]
+    return Guide(models.unet, text, negative, sampling.guidance_scale, sampling.guidance_interval)
 
 
 @torch.no_grad()
+def denoise(
+    z: Tensor,
+    scheduler,
+    guide: Guide,
+    streams: list[torch.Generator],
+    first_step: int = 0,
+    blend: Callable[[int, Tensor], Tensor] | None = None,
+    on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """Noisy latents [B, 8, 16, 16] at the noise level of ``first_step`` -> clean latents.
+
+    Samplers that draw noise take it from ``streams``, one for each picture, which go on from where they are. After each step
+    ``blend(step, latents)`` may return other latents (inpainting puts back what is to stay), and
+    ``on_step(step, timestep, latents)`` sees them.
+    """
+    from tqdm.auto import tqdm
+
+    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
+    options = {"generator": streams} if takes_noise else {}
+    timesteps = scheduler.timesteps
+    n = len(timesteps)  # some schedulers take more than they were asked for
+    for i in tqdm(range(first_step, n), desc="denoise", disable=not progress, leave=False):
+        t = timesteps[i]
+        predicted = guide.predict(scheduler, z, t, i, n)
+        z = scheduler.step(predicted, t, z, **options).prev_sample
+        if blend:
+            z = blend(i, z)
+        if on_step:
+            on_step(i, t, z)
+    return z
+
+
 def sample_latents(
     models: Models,
     prompts: list[str],
     seeds: list[int],
-    steps: int = 20,
-    guidance_scale: float = 3.0,
-    sampler: str = "ddim",
-    guidance_interval: tuple[float, float] = (0.0, 1.0),
-    negative_prompt: str = "",
+    sampling: Sampling = DEFAULT_SAMPLING,
+    *,
     latents: Tensor | None = None,
-    progress: bool = True,
-    callback: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
     height: int | None = None,
     width: int | None = None,
-    skip: int | None = None,
+    on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+    progress: bool = True,
+    **options,
 ) -> Tensor:
-    """Denoise to clean latents [B, 8, 16, 16], or as large as ``height`` and ``width`` (pixels) ask for.
+    """Prompts and seeds to clean latents [B, 8, 16, 16], or as large as ``height`` and ``width`` (pixels) ask for.
 
-    ``latents`` [B, 8, 16, 16] replaces the noise that the seeds would give. With ``skip``, 0 too, the first so many steps are
-    left out, and ``latents`` are taken as they are, at the noise level of the first step that is left. A ``guidance_scale``
-    of at most 1 means no guidance: the unconditional half is not computed. Nor is it outside ``guidance_interval``, two
-    fractions of the run (0 is its noisy start, 1 its end). ``callback(step, timestep, latents)`` sees the latents after each
-    step; a tensor that it returns takes their place.
+    ``options`` are fields of :class:`Sampling` that differ from ``sampling``: ``steps=50``. ``latents`` [B, 8, 16, 16]
+    replaces the noise that the seeds would give. ``on_step(step, timestep, latents)`` sees the latents after each step.
 
     Raises:
         UserError: for an unknown sampler, an interval that is none, a size that can't be, or when there are not as many
             seeds as prompts.
     """
-    from tqdm.auto import tqdm
-
-    start, stop = guidance_interval
-    if not 0 <= start <= stop <= 1:
-        raise UserError(f"The guidance interval {guidance_interval} won't do: give two fractions 0 <= start <= stop <= 1.")
+    sampling = dataclasses.replace(sampling, **options)
     if len(prompts) != len(seeds):
         raise UserError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}.")
-    scheduler = build_sampler(models, sampler, steps)
-    texts = list(dict.fromkeys([*prompts, negative_prompt]))  # each text is encoded once, however often it is asked for
-    states = models.encode_text(texts)  # encoder_hidden_states [texts, 77, 128]
-    text = states[[texts.index(p) for p in prompts]]
-    both = torch.cat([states[[texts.index(negative_prompt)] * len(prompts)], text])
+    scheduler = build_sampler(models, sampling.sampler, sampling.steps)
+    guide = build_guide(models, prompts, sampling)
     streams = generators(seeds)
     z = initial_latents(models, streams, height, width)
-    z = z if latents is None else latents.to(models.device, models.unet.dtype)
-    if skip is None:
-        z = z * scheduler.init_noise_sigma  # 1 for most; Euler's steps count noise in other units
-    elif hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(skip)
-    extra = {"generator": streams} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    timesteps = list(enumerate(scheduler.timesteps))
-    n = len(timesteps)  # PNDM takes one more than it was asked for
-    for i, t in tqdm(timesteps[skip or 0 :], desc="denoise", disable=not progress, leave=False):
-        if guidance_scale > 1 and int(start * n) <= i < int(stop * n):
-            given = scheduler.scale_model_input(torch.cat([z, z]), t)
-            without, with_text = models.unet(given, t, encoder_hidden_states=both).sample.chunk(2)
-            predicted = without + guidance_scale * (with_text - without)
-        else:
-            predicted = models.unet(scheduler.scale_model_input(z, t), t, encoder_hidden_states=text).sample
-        z = scheduler.step(predicted, t, z, **extra).prev_sample
-        replaced = callback(i, t, z) if callback else None
-        z = z if replaced is None else replaced
-    return z
+    if latents is not None:
+        z = latents.to(z)
+    z = z * scheduler.init_noise_sigma  # 1 for most; Euler's steps count noise in other units
+    return denoise(z, scheduler, guide, streams, on_step=on_step, progress=progress)
 
 
 def decode_quickly(models: Models, latents: Tensor) -> Tensor:
@@ -136,12 +215,13 @@ def decode_quickly(models: Models, latents: Tensor) -> Tensor:
     return models.decode(latents.to(memory_format=torch.channels_last)).contiguous()
 
 
-def sample(models: Models, prompts: list[str], seeds: list[int], **options) -> ndarray:
+def sample(models: Models, prompts: list[str], seeds: list[int], sampling: Sampling = DEFAULT_SAMPLING, **options) -> ndarray:
     """Prompts and seeds to pictures, uint8 [B, 64, 64, 3]; options as for :func:`sample_latents`.
 
     Picture k equals the picture made alone with its seed, to within 1 of 255 (a U-Net call rounds differently by batch).
     """
-    return to_picture(decode_quickly(models, sample_latents(models, prompts, seeds, **options))).numpy()
+    latents = sample_latents(models, prompts, seeds, sampling, **options)
+    return to_picture(decode_quickly(models, latents)).numpy()
 
 
 def compile_unet(models: Models) -> Models:
@@ -149,9 +229,7 @@ def compile_unet(models: Models) -> Models:
 
     The first call takes up to a minute or more, and so does the first call with another batch size (after eight of them the
     rest run as if not compiled). It pays for hundreds of pictures. The models given are left as they are: they and the new
-    ones share all but the U-Net. Its weights become constants of the compiled code, which lets the compiler lay them out in
-    memory once for all: do not change them afterwards. From then on this holds for whatever the process compiles for use
-    without gradients.
+    ones share all but the U-Net, whose weights must not be changed afterwards.
 
     Raises:
         UserError: where torch.compile doesn't work, most often because there is no C++ compiler.
@@ -161,7 +239,14 @@ def compile_unet(models: Models) -> Models:
     except Exception as error:
         advice = "install a C++ compiler (g++, or Xcode's command line tools on macOS) or go without compiling"
         raise UserError(f"torch.compile doesn't work here ({type(error).__name__}): {advice}.") from None
-    torch._inductor.config.freezing = True  # as an option of `compile` alone it has no effect
     unet = copy.deepcopy(models.unet).to(memory_format=torch.channels_last)
-    unet.compile(dynamic=False)  # code for one batch size each: code for any is slower
+    compiled = torch.compile(unet.forward, dynamic=False)  # code for one batch size each: code for any is slower
+
+    def forward(*inputs, **named):
+        # Frozen, the weights are constants that the compiler lays out in memory once for all. As an option of torch.compile
+        # this has no effect; here it holds while this U-Net is compiled and for nothing else.
+        with torch._inductor.config.patch(freezing=True):
+            return compiled(*inputs, **named)
+
+    unet.forward = forward
     return dataclasses.replace(models, unet=unet)

@@ -6,7 +6,6 @@ import csv
 import functools
 import hashlib
 import inspect
-import itertools
 import os
 import random
 from concurrent.futures import ProcessPoolExecutor
@@ -19,29 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from ..files import whole
-from .captions import BACKGROUNDS, MATERIALS, OBJECTS, caption
+from ..files import atomic_write
+from ..images import to_model
+from .vocabulary import BACKGROUNDS, MATERIALS, OBJECTS, caption, pairs
 
-SPLITS = ("train", "validation", "held_out", "all")
 BLOCK = 256  # pictures per cache file: a render that is interrupted loses at most one block per core
-
-
-def held_out(object: str, material: str) -> bool:
-    """Whether a pair is kept from all training: every seventh, laid out so that no row or column of the table of pairs
-    loses more than three; *avocado armchair* is one of them."""
-    return (5 * OBJECTS.index(object) + 3 * list(MATERIALS).index(material)) % 7 == 0
-
-
-def pairs(split: str) -> list[tuple[str, str]]:
-    """The (object, material) pairs of a split. "validation" has the training pairs in other views, "all" every pair.
-
-    Raises:
-        UserError: for the name of a split that does not exist.
-    """
-    if split not in SPLITS:
-        raise UserError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
-    every = itertools.product(OBJECTS, MATERIALS)
-    return [p for p in every if split == "all" or held_out(*p) == (split == "held_out")]
 
 
 def scene_at(split: str, index: int, seed: int = 0):
@@ -120,7 +101,7 @@ def render_block(split: str, start: int, stop: int, seed: int, size: int, device
         masks = torch.empty(len(scenes), size, size, dtype=torch.bool)
         for i, image, mask in render(scenes, size, device):
             images[i], masks[i] = image, mask
-        with whole(path) as scratch:
+        with atomic_write(path) as scratch:
             save_file({"images": images, "masks": masks}, scratch, {"sha256": digest(images, masks)})
     return images, masks
 
@@ -212,13 +193,3 @@ class Curios(Dataset):
                 Image.fromarray(self.images[i].numpy()).save(folder / self.split / name)
                 table.writerow([name, row["caption"], row["object"], row["material"], row["background"]])
         return folder
-
-
-def to_model(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] in 0..255 -> float [B, 3, H, W] in -1..1, what an ``AutoencoderKL`` expects."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_picture(images: Tensor) -> Tensor:
-    """float [B, 3, H, W] in -1..1 -> uint8 [B, H, W, 3], rounded as diffusers rounds."""
-    return ((images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu()

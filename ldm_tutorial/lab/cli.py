@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import UserError
+from ..errors import UserError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -24,7 +24,7 @@ def render(
     seed: Annotated[str, typer.Option(help="Another seed gives other views.")] = "0",
 ) -> None:
     """Draw Curios: a contact sheet, or an image folder that datasets.load_dataset("imagefolder") reads."""
-    from .curios import Curios, pairs
+    from ..curios import Curios, pairs
     from .prompts import check_out, check_seed, number
 
     first = check_seed(seed)
@@ -39,7 +39,7 @@ def render(
             raise UserError(f"{str(out)!r} is not an empty folder: name a new one, so that nothing is mixed or overwritten.")
         out.mkdir(parents=True, exist_ok=True)
     if sheet is not None:
-        from .show import contact_sheet
+        from ..notebook.figures import contact_sheet
 
         contact_sheet(first).save(sheet)
         print(f"wrote {sheet}")
@@ -131,7 +131,7 @@ def generate(
     ] = None,
 ) -> None:
     """Turn a prompt into pictures."""
-    from . import prompts as p
+    from .. import text as p
 
     first, n, scale = p.check_seed(seed), p.check_count(count), p.check_guidance(guidance)
     given = {} if steps is None else {"steps": p.check_steps(steps)}
@@ -143,9 +143,9 @@ def generate(
 
     from PIL import Image
 
-    from .models import WEIGHTS, load_models
-    from .sampling import FAST, sample
-    from .show import grid
+    from ..checkpoints import WEIGHTS, load_models
+    from ..notebook.figures import grid
+    from ..sampling import sample
 
     folder = model or WEIGHTS
     models = load_models(folder)
@@ -183,7 +183,7 @@ def edit(
     download: Annotated[bool, typer.Option("--download", help="Fetch the model from the hub if it is not here.")] = False,
 ) -> None:
     """Change a picture by a prompt: all of it, or only where a mask is white."""
-    from . import prompts as p
+    from .. import text as p
 
     n = p.check_seed(seed)
     strength = strength or ("0.6" if mask is None else "1")
@@ -197,9 +197,9 @@ def edit(
 
     from PIL import Image
 
-    from .checkpoints import KNOWN, load_checkpoint
-    from .editing import img2img, inpaint, read_picture
-    from .models import load_models
+    from ..checkpoints import KNOWN, load_checkpoint, load_models
+    from ..editing import img2img, inpaint
+    from .pictures import read_picture
 
     models = load_checkpoint(model, download=download) if model else load_models()
     prompt = p.check_prompt(prompt, models.tokenizer)
@@ -224,11 +224,12 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a model: every number with its count and its 95% interval (2 CPU cores: up to 40 minutes, --quick 5)."""
-    from .evaluation import SIZES, load_judge, table
+    from ..checkpoints import WEIGHTS, load_clip, load_models
+    from ..files import write_json
+    from ..measure.judge import load_judge
+    from ..measure.report import table
+    from .evaluation import SIZES
     from .evaluation import evaluate as measure
-    from .files import write_json
-    from .models import WEIGHTS, load_clip, load_models
-    from .prompts import check_out
 
     for file in (f for f in (json_file, sheet) if f is not None):
         check_out(file, ".json" if file is json_file else ".png")
@@ -240,8 +241,8 @@ def evaluate(
         write_json(json_file, found)
         print(f"wrote {json_file}")
     if sheet is not None:
+        from ..notebook.figures import contact_sheet
         from .evaluation import one_a_pair
-        from .show import contact_sheet
 
         contact_sheet(images=one_a_pair(models, pictures, SIZES[size]["prompts"])).save(sheet)
         print(f"wrote {sheet}")
@@ -250,7 +251,7 @@ def evaluate(
 @app.command()
 def doctor() -> None:
     """Check the installation and say what to do about each fault."""
-    from .doctor import report
+    from ..notebook.doctor import report
 
     raise typer.Exit(0 if report() else 1)
 

@@ -52,7 +52,7 @@ def png(picture, fast: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-class Shown:
+class ImageWithAlt:
     """PNG bytes with their alternative text, for ``display``.
 
     JupyterLab leaves out the alternative text of a PNG, but keeps that of an HTML ``<img>``: a live page gets both. GitHub may
@@ -67,7 +67,7 @@ class Shown:
 
     def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
         static = os.environ.get("LDM_TUTORIAL_STATIC")
-        data = {"image/png": base64.b64encode(lean(self.content) if static else self.content).decode()}
+        data = {"image/png": base64.b64encode(quantize_png(self.content) if static else self.content).decode()}
         if not static:
             width, height = png_size(self.content)
             size = f'width="{width}" height="{height}" style="max-width: 100%; height: auto"'
@@ -75,7 +75,7 @@ class Shown:
         return data, {"image/png": {"alt": self.alt}}
 
 
-def lean(content: bytes, above: int = 120_000) -> bytes:
+def quantize_png(content: bytes, above: int = 120_000) -> bytes:
     """A PNG of more than ``above`` bytes with 256 colours, about a third of its size: a repository keeps every version."""
     image, buffer = Image.open(io.BytesIO(content)), io.BytesIO()
     if len(content) <= above or image.mode == "P":
@@ -93,7 +93,7 @@ def show(picture, alt: str) -> None:
     """Display a matplotlib figure or a PIL image in a notebook with its alternative text."""
     from IPython.display import display
 
-    display(Shown(png(picture), alt))
+    display(ImageWithAlt(png(picture), alt))
 
 
 def _array(values) -> np.ndarray:
@@ -192,7 +192,7 @@ def contact_sheet(seed: int = 0, zoom: int = 1, images=None) -> Image.Image:
     ``images`` uint8 [288, 64, 64, 3], in the order of ``pairs("all")``, replaces the renders."""
     from PIL import ImageDraw
 
-    from .curios import MATERIALS, OBJECTS, Curios, held_out
+    from ..curios import MATERIALS, OBJECTS, Curios, held_out
 
     if images is None:
         images = Curios("all", len(OBJECTS) * len(MATERIALS), seed).images
@@ -207,42 +207,3 @@ def contact_sheet(seed: int = 0, zoom: int = 1, images=None) -> Image.Image:
     for j, name in enumerate(MATERIALS):
         draw.text((left + 3 + j * step + 32 * zoom, 12), name, "black", anchor="mm", font_size=11)
     return sheet
-
-
-class LiveCurve:
-    """A loss curve that redraws itself in place while a model trains; pass it to ``fit`` as ``on_step``.
-
-    The grey line is every step, the coloured one a running mean; ``good`` shades the range to expect at the end.
-    """
-
-    def __init__(self, title: str, steps: int, every: int = 25, good: tuple[float, float] | None = None):
-        from IPython.display import display
-
-        self.title, self.steps, self.every, self.good, self.losses, self.first = title, steps, every, good, [], 0
-        self.handle = display(Shown(self._draw(), f"Loss curve of {title}"), display_id=True)
-
-    def __call__(self, step: int, loss: float) -> None:
-        self.first = step if not self.losses else self.first  # a resumed run starts later
-        self.losses.append(loss)
-        if len(self.losses) % self.every == 0 or step + 1 == self.steps:
-            alt = f"Loss curve of {self.title}: {self.losses[-1]:.3f} after {step + 1} steps"
-            self.handle.update(Shown(self._draw(), alt))
-
-    def _draw(self) -> bytes:
-        from matplotlib.figure import Figure
-
-        style()
-        # Not one of pyplot's: where the drawing is interrupted, the notebook would show those half drawn.
-        figure = Figure(figsize=(6, 2.6), layout="constrained")
-        axis = figure.subplots()
-        if self.losses:
-            mean = np.convolve(self.losses, np.ones(w := min(20, len(self.losses))) / w, "valid")
-            steps = self.first + np.arange(len(self.losses))
-            axis.plot(steps, self.losses, color="0.8", linewidth=0.8)
-            axis.plot(steps[w - 1 :], mean, linewidth=2)
-            axis.set_ylim(0, np.quantile(self.losses, 0.98) * 1.2)
-        if self.good:
-            axis.axhspan(*self.good, color=COLORS["green"], alpha=0.2, label="good at the end")
-            axis.legend(loc="upper right")
-        axis.set(xlim=(0, self.steps), xlabel="step", ylabel="loss", title=self.title)
-        return png(figure)

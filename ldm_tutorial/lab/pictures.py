@@ -18,22 +18,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import UserError
-from .files import whole
+from ..errors import UserError
+from ..files import atomic_write
+from ..images import FORMATS, to_square
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # nothing that runs another program to be read
 MINIMUM = 20  # pictures: 16 to learn from and 4 kept aside
 HUB = "hub:"
 
 
 def check_resolution(value: object) -> int:
     """A multiple of 8 from 16 to 1024, or UserError: a quarter of it is the latents' side, which the U-Net halves."""
-    from .prompts import number
+    from .cli import number
 
     side = number(value, "The resolution", int, 16, 1024, "a multiple of 8 from 16 to 1024, for example 64")
     if side % 8:
@@ -184,21 +184,6 @@ def hub_rows(name: str, faults: Faults) -> list[Row]:
     return [Row(f"row {i}", opener(i), _caption(texts[i], f"row {i}", faults)) for i in range(len(table))]
 
 
-def to_square(image: Image.Image, side: int) -> np.ndarray:
-    """Any picture -> uint8 [side, side, 3]: turned as its EXIF tag says, on white where it is transparent, grey (16 bit
-    too) to RGB, its centre cut out and resized (Lanczos)."""
-    image.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded no larger than needed
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bit, which PIL's own conversion would cut off at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
-
-
 def read_pictures(rows: list[Row], side: int, faults: Faults, progress: bool = True) -> Tensor:
     """All pictures, uint8 [N, side, side, 3]; those that can't be read or are too small go to ``faults``."""
     from tqdm.auto import tqdm
@@ -280,13 +265,13 @@ class Pictures:
             )
         captions = [r.text for r in rows]
         digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-        begun = any((run / f"{part}.safetensors").exists() for part in ("vae", "clip", "unet"))
+        begun = any((run / f"{part}.pt").exists() for part in ("vae", "clip", "unet"))
         if begun and known and (known.get("digest"), json.loads(known["captions"])) != (digest, captions):
             raise UserError(
                 f"{str(run)!r} was begun with other pictures, captions or another resolution than {self.source!r} now: name "
                 "another folder with --run, or delete that one to start again."
             )
-        with whole(path) as scratch:
+        with atomic_write(path) as scratch:
             save_file({"images": images}, scratch, {"key": key, "digest": digest, "captions": json.dumps(captions)})
         return images, captions
 

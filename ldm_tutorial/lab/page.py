@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .curios import to_model, to_picture
-from .data import Pictures
-from .evaluation import average, distances, nearest, paint, psnr, rate, spread
-from .files import whole, write_json
-from .models import Models, load_clip, load_models
-from .sampling import FAST
+from ..checkpoints import load_clip, load_models
+from ..files import atomic_write, write_json
+from ..images import psnr, to_model, to_picture
+from ..measure.metrics import average, distances, nearest, rate, spread
+from ..measure.pictures import sample_many
+from ..models import Models
+from ..sampling import FAST_SAMPLING
+from .pictures import Pictures
 
 FEWEST = 32  # pictures in each set of a Fréchet distance; with fewer it says nothing
 ROWS = {  # the table of the page: key, what it is, how it is shown
@@ -83,7 +85,7 @@ def measure(models: Models, clip: nn.Module, data: Pictures, progress: bool = Tr
     n = len(images)
     some = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[:n].tolist()  # as many, learned from
     learned, learned_captions = data.images[some], [data.captions[i] for i in some]
-    drawn = paint(models, captions, 0, progress, **FAST)
+    drawn = sample_many(models, captions, 0, progress, sampling=FAST_SAMPLING)
 
     def fidelity(pictures: Tensor) -> dict:
         return average(torch.cat([psnr(x, models.decode(models.encode(x)).cpu()) for x in to_model(pictures).split(64)]))
@@ -134,7 +136,7 @@ def page(found: dict, drawn: Tensor, models: Models, data: Pictures, progress: b
     images, captions = data.validation_images, data.validation_captions
     spaced = torch.linspace(0, len(images) - 1, min(12, len(images))).round().int().unique().tolist()
     wanted = [captions[i] for i in spaced]
-    more = [paint(models, wanted, seed, progress, **FAST) for seed in (10_000, 20_000)]
+    more = [sample_many(models, wanted, seed, progress, sampling=FAST_SAMPLING) for seed in (10_000, 20_000)]
     closest = data.images[distances(drawn[spaced], data.images).argmin(1)]
     x = to_model(images[spaced])
     decoded = models.decode(models.encode(x)).cpu()
@@ -152,7 +154,7 @@ def page(found: dict, drawn: Tensor, models: Models, data: Pictures, progress: b
         for k, i in enumerate(spaced)
     ]  # fmt: skip
     known = torch.linspace(0, len(data) - 1, 8).round().int().tolist()
-    again = paint(models, [data.captions[i] for i in known], 30_000, progress, **FAST)
+    again = sample_many(models, [data.captions[i] for i in known], 30_000, progress, sampling=FAST_SAMPLING)
     learned = [
         row(data.captions[i], picture(data.images[i], f"learned from: {data.captions[i]}", "learned from"),
             picture(again[k], f"drawn for: {data.captions[i]}", "drawn"))
@@ -199,6 +201,6 @@ def write_evaluation(folder: str | Path, data: Pictures, steps: dict[str, int], 
     found = {"data": about, "steps": steps, "features": "this run's CLIP, vision tower", **found}
     text = page(found, drawn, models, data, progress)
     write_json(folder / "evaluation.json", found)
-    with whole(folder / "evaluation.html") as scratch:
+    with atomic_write(folder / "evaluation.html") as scratch:
         scratch.write_text(text, encoding="utf-8")
     return found

@@ -21,13 +21,15 @@ import torch
 import traitlets
 from PIL import Image, ImageDraw, ImageFont
 
-from .attention import heat_maps, join_layers, record_attention, word_tokens
-from .curios import parse, to_picture
-from .errors import UserError
-from .models import Models
-from .prompts import check_prompt, check_seed, note_unknown_words
-from .sampling import decode_quickly, sample
-from .show import COLORS, heat_overlay, lean, png, png_size
+from ..attention import heat_maps, join_layers, record_attention, word_tokens
+from ..curios import parse
+from ..curios.vocabulary import note_unknown_words
+from ..errors import UserError
+from ..images import to_picture
+from ..models import Models
+from ..sampling import decode_quickly, sample
+from ..text import check_prompt, check_seed
+from .figures import COLORS, heat_overlay, png, png_size, quantize_png
 
 START = {
     "prompt": "an armchair made of avocado on a pink background",
@@ -299,7 +301,7 @@ def _sheet(shots: list[tuple], most: int = 40_000) -> tuple[bytes, list[str]]:
     ``most`` bytes, since every notebook stores some; and the texts."""
     pictures, texts = [Image.open(io.BytesIO(png(picture))).convert("RGB") for picture, _ in shots], [text for _, text in shots]
     for width in (1050, 800, 640, 480, 360):
-        content = lean(png(_arrange(pictures, texts, width)), 0)
+        content = quantize_png(png(_arrange(pictures, texts, width)), 0)
         if len(content) <= most:
             break
     return content, texts
@@ -375,7 +377,7 @@ class Playground(Control):
         if wish not in self.made:
             options = {"steps": steps, "guidance_scale": guidance, "negative_prompt": negative, "progress": False}
             with record_attention(self.models.unet) as maps:
-                picture = sample(self.models, [prompt], [number], callback=self._preview(steps), **options)[0]
+                picture = sample(self.models, [prompt], [number], on_step=self._preview(steps), **options)[0]
             # The half that read the prompt comes last; the mean over steps: [layers * heads, pixels, tokens]
             self.made[wish] = picture, join_layers({name: [call[-1:] for call in calls] for name, calls in maps.items()})[0]
         self.picture, attention = self.made[wish]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from .files import CHECKSUMS, checksums, damage
+from ..files import CHECKSUMS, read_checksums, verify_checksums
 
-WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
+WEIGHTS = Path(__file__).parent.parent / "weights" / "curios-64"
 MIN_PYTHON = (3, 11)
 MIN_MEMORY = 3 * 2**30  # bytes
 MIN_DISK = 2 * 2**30  # bytes
@@ -132,7 +132,7 @@ def check_weights(folder: Path = WEIGHTS) -> list[Finding]:
     """Compare each file in `folder` with its SHA-256 in checksums.json ({relative path: hex digest})."""
     folder = Path(folder)
     try:
-        listed, found = checksums(folder), damage(folder)
+        listed, found = read_checksums(folder), verify_checksums(folder)
     except OSError:
         return [Finding("fault", f"weights: {folder / CHECKSUMS} is missing", WEIGHTS_CURE)]
     except ValueError:

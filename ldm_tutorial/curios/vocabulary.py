@@ -7,13 +7,18 @@ The articles, adjectives and "made of" forms are written out by hand so that phr
 
 from __future__ import annotations
 
+import difflib
 import functools
+import itertools
 import random
 import re
 from pathlib import Path
 
+from ..errors import UserError
+
 OBJECTS = ("armchair", "mug", "lamp", "teapot", "table", "bed", "clock", "top hat", "car", "house", "duck", "mushroom",
            "rocket", "cactus", "teddy bear", "umbrella", "flying bat", "baseball bat")  # fmt: skip
+SPLITS = ("train", "validation", "held_out", "all")
 BACKGROUNDS = ("pink", "yellow", "blue", "green", "purple", "grey", "white", "orange")
 # material: (words before the object, words after it); the first of each is the plainest
 MATERIALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -125,3 +130,53 @@ def _first(text: str, names: dict[str, str]) -> str | None:
         if re.search(rf"(?<![a-z]){re.escape(form)}s?(?![a-z])", text):
             return names[form]
     return None
+
+
+def held_out(object: str, material: str) -> bool:
+    """Whether a pair is kept from all training: every seventh, laid out so that no row or column of the table of pairs
+    loses more than three; *avocado armchair* is one of them."""
+    return (5 * OBJECTS.index(object) + 3 * list(MATERIALS).index(material)) % 7 == 0
+
+
+def pairs(split: str) -> list[tuple[str, str]]:
+    """The (object, material) pairs of a split. "validation" has the training pairs in other views, "all" every pair.
+
+    Raises:
+        UserError: for the name of a split that does not exist.
+    """
+    if split not in SPLITS:
+        raise UserError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
+    every = itertools.product(OBJECTS, MATERIALS)
+    return [p for p in every if split == "all" or held_out(*p) == (split == "held_out")]
+
+
+NEAR = {  # words that people use for what Curios has under another name
+    "sofa": "armchair", "couch": "armchair", "chair": "armchair", "seat": "armchair", "cup": "mug", "desk": "table",
+    "hat": "top hat", "automobile": "car", "taxi": "car", "home": "house", "cottage": "house", "bird": "duck",
+    "fungus": "mushroom", "toadstool": "mushroom", "spaceship": "rocket", "bear": "teddy bear", "parasol": "umbrella",
+    "kettle": "teapot", "stripes": "zebra-striped", "striped": "zebra-striped", "stars": "galaxy", "space": "galaxy",
+    "magma": "lava", "stone": "marble", "metal": "golden", "timber": "wooden", "pancake": "waffle", "melon": "watermelon",
+    "checkered": "chequered", "checked": "chequered", "gray": "grey", "violet": "purple", "red": "pink", "black": "grey",
+}  # fmt: skip
+SILENT = set("the with and of to in into on at by for from is that this some very please draw make show me".split())
+
+
+def note_unknown_words(prompt: str) -> str | None:
+    """A friendly note about words that Curios has no picture for, each with the nearest one that it knows; else None."""
+    words = dict.fromkeys(re.findall(r"[a-z0-9]{2,}", prompt.lower()))
+    known = vocabulary()
+    unknown = [w for w in words if w not in known and w.rstrip("s") not in known and w not in SILENT]
+    object, material, _ = parse(prompt)
+    if not unknown and object:
+        return None
+    hints = []
+    for word in unknown[:6]:
+        near = NEAR.get(word) or NEAR.get(word.rstrip("s"))
+        close = [near] if near else difflib.get_close_matches(word, sorted(known), 1, 0.75)
+        hints.append(f"{word!r} (nearest: {close[0]!r})" if close else f"{word!r}")
+    note = f"The model has no picture for {', '.join(hints)}{' and more' if len(unknown) > 6 else ''}. " if hints else ""
+    if object is None:
+        note += f"It draws one of: {', '.join(OBJECTS)}. "
+    if material is None and unknown:
+        note += f"Its materials: {', '.join(MATERIALS)}."
+    return note.strip()

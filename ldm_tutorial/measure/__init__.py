@@ -1,0 +1,1 @@
+"""Measuring: the judge, distances, intervals, heat-map scores."""

@@ -1,0 +1,1 @@
+"""What notebooks use beside the course's own subject: figures, controls, the doctor."""

@@ -1,0 +1,46 @@
+"""A loss curve that redraws itself while a model trains."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .figures import COLORS, ImageWithAlt, png, style
+
+
+class LiveCurve:
+    """A loss curve that redraws itself in place while a model trains; pass it to ``fit`` as ``on_step``.
+
+    The grey line is every step, the coloured one a running mean; ``good`` shades the range to expect at the end.
+    """
+
+    def __init__(self, title: str, steps: int, every: int = 25, good: tuple[float, float] | None = None):
+        from IPython.display import display
+
+        self.title, self.steps, self.every, self.good, self.losses, self.first = title, steps, every, good, [], 0
+        self.handle = display(ImageWithAlt(self._draw(), f"Loss curve of {title}"), display_id=True)
+
+    def __call__(self, step: int, loss: float) -> None:
+        self.first = step if not self.losses else self.first  # a resumed run starts later
+        self.losses.append(loss)
+        if len(self.losses) % self.every == 0 or step + 1 == self.steps:
+            alt = f"Loss curve of {self.title}: {self.losses[-1]:.3f} after {step + 1} steps"
+            self.handle.update(ImageWithAlt(self._draw(), alt))
+
+    def _draw(self) -> bytes:
+        from matplotlib.figure import Figure
+
+        style()
+        # Not one of pyplot's: where the drawing is interrupted, the notebook would show those half drawn.
+        figure = Figure(figsize=(6, 2.6), layout="constrained")
+        axis = figure.subplots()
+        if self.losses:
+            mean = np.convolve(self.losses, np.ones(w := min(20, len(self.losses))) / w, "valid")
+            steps = self.first + np.arange(len(self.losses))
+            axis.plot(steps, self.losses, color="0.8", linewidth=0.8)
+            axis.plot(steps[w - 1 :], mean, linewidth=2)
+            axis.set_ylim(0, np.quantile(self.losses, 0.98) * 1.2)
+        if self.good:
+            axis.axhspan(*self.good, color=COLORS["green"], alpha=0.2, label="good at the end")
+            axis.legend(loc="upper right")
+        axis.set(xlim=(0, self.steps), xlabel="step", ylabel="loss", title=self.title)
+        return png(figure)

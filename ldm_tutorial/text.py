@@ -1,0 +1,92 @@
+"""Text on its way into a model: what a person types is checked, and a CLIP tokenizer is trained.
+
+Notebook 06 builds byte-pair encoding by hand. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from .errors import UserError
+
+EXAMPLE = "an armchair made of avocado on a pink background"
+LONGEST = 10_000  # characters; no model reads a fraction of that
+SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # how CLIP's tokenizer splits a text into words
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def check_prompt(prompt: object, tokenizer=None) -> str:
+    """The prompt without space around it. With a tokenizer its length is checked too (CLIP's limit is 77 tokens, the start
+    and the end token included).
+
+    Raises:
+        UserError: when it is not text, empty, has no word, or is too long for the model to read.
+    """
+    if not isinstance(prompt, str):
+        raise UserError(f"A prompt must be text, not {type(prompt).__name__}: try {EXAMPLE!r}.")
+    prompt = prompt.encode("utf-8", "ignore").decode().strip()  # a terminal may pass bytes that are no text
+    if not prompt:
+        raise UserError(f"The prompt is empty: describe a picture, for example {EXAMPLE!r}.")
+    if not re.search(r"[a-z]", prompt, re.IGNORECASE):
+        raise UserError(
+            f"The prompt {prompt[:40]!r} has no words that the model could read: try English words, for example {EXAMPLE!r}."
+        )
+    limit = tokenizer.model_max_length if tokenizer else 77
+    if len(prompt) >= LONGEST:
+        size = f"{len(prompt)} characters"
+    else:
+        length = len(tokenizer(prompt, verbose=False).input_ids) if tokenizer else len(prompt.split()) + 2
+        if length <= limit:
+            return prompt
+        size = f"{length} tokens"
+    raise UserError(f"The prompt is too long ({size}, the model reads {limit} tokens): shorten it to a sentence.")
+
+
+def check_seed(seed: object) -> int:
+    """A whole number from 0 to 2**63 - 1, given as a number or as text.
+
+    Raises:
+        UserError: for anything else.
+    """
+    text = str(seed).strip()
+    if isinstance(seed, bool) or not re.fullmatch(r"\+?[0-9]{1,19}", text) or int(text) >= 2**63:
+        raise UserError(f"The seed {str(seed)[:40]!r} must be a whole number from 0 upwards, for example 7.")
+    return int(text)
+
+
+def train_tokenizer(captions: Iterable[str], common_words: Iterable[str] = (), vocab_size: int = 3000):
+    """A ``transformers.CLIPTokenizer`` whose byte-pair merges (Sennrich et al. 2016) are learned on captions, and on common
+    words so that ordinary prompts are not spelled letter by letter.
+
+    The vocabulary is laid out as CLIP's: 256 bytes, the same bytes ending a word, the merges in order, the two special
+    tokens. ``model_max_length`` is 77, padding is the end token.
+    """
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(SPLIT), "removed", invert=True)
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    endings = [letter + "</w>" for letter in alphabet]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 2,
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        special_tokens=endings,  # named here, or a hash map would order them
+        show_progress=False,
+    )
+    bpe.train_from_iterator([*captions, *list(common_words) * 5], trainer)
+
+    merges = []
+    for merge in json.loads(bpe.to_str())["model"]["merges"]:
+        merges.append(tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge))
+    vocabulary = dict.fromkeys([*alphabet, *endings])
+    vocabulary.update(dict.fromkeys(left + right for left, right in merges))
+    vocabulary.update(dict.fromkeys([START, END]))
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=77, pad_token=END)
