@@ -32,7 +32,7 @@ def ldm(monkeypatch, capsys):
     """Runs `ldm ...` in this process: (exit status, stdout, stderr)."""
     import sys
 
-    from ldm_tutorial import cli
+    from ldm_tutorial.lab import cli
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["ldm", *map(str, arguments)])
@@ -50,9 +50,11 @@ def ldm(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def tokenizer():
     from ldm_tutorial.curios import scene_at
-    from ldm_tutorial.tokenizer import train_tokenizer
+    from ldm_tutorial.curios.vocabulary import common_words
+    from ldm_tutorial.text import train_tokenizer
 
-    return train_tokenizer([scene_at("train", i)[1] for i in range(1500)])
+    captions = [scene_at("train", i)[1] for i in range(1500)]
+    return train_tokenizer(captions, common_words())
 
 
 @pytest.fixture(scope="session")
@@ -61,21 +63,25 @@ def tiny(tokenizer):
     import torch
     from transformers import CLIPTextModel
 
-    from ldm_tutorial.models import Models, build_clip, build_scheduler, build_unet, build_vae
+    from ldm_tutorial.autoencoder import build_vae
+    from ldm_tutorial.clip import build_clip
+    from ldm_tutorial.diffusion import build_scheduler, build_unet
+    from ldm_tutorial.models import Models
 
     torch.manual_seed(0)
     clip = build_clip(tokenizer, width=32, text_layers=1, vision_layers=1)
     text_encoder = CLIPTextModel(clip.config.text_config)
     vae = build_vae(channels=(8, 8, 16))
     vae.register_to_config(scaling_factor=0.7)
-    models = Models(vae, build_unet(channels=(16, 32), text_width=32), text_encoder, tokenizer, build_scheduler())
-    return models.to("cpu"), clip.eval()
+    unet = build_unet(channels=(16, 32), text_width=32)
+    models = Models(vae, unet, text_encoder, tokenizer, build_scheduler())
+    return models.to("cpu").for_inference(), clip.eval()
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tiny, tmp_path_factory) -> Path:
     """The same, saved. Tests that damage it make a copy first."""
-    from ldm_tutorial.models import save_models
+    from ldm_tutorial.checkpoints import save_models
 
     return save_models(tiny[0], tmp_path_factory.mktemp("tiny") / "model", tiny[1])
 
