@@ -8,12 +8,12 @@ PYTHON  ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do 
 ROOT_OK := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
 # A waiting OpenMP thread otherwise spins, which slows every other process on a small machine many times.
-export OMP_WAIT_POLICY := PASSIVE
+export OMP_WAIT_POLICY ?= PASSIVE
 # The kernel of this environment comes before one of the same name in the user's home folder.
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lab test test-browser notebooks weights bench clean
+.PHONY: help venv lab test test-all test-browser check format versions notebooks weights bench clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,24 @@ lab: $(STAMP) ## Set up, then open JupyterLab at notebook 00 (LAB_ARGS="--no-bro
 
 test: $(STAMP) ## Set up, then run the unit tests, every notebook and a browser smoke test (JOBS=<processes>)
 	@$(PY) -m tests.run $(if $(JOBS),--jobs $(JOBS))
+
+test-all: $(STAMP) ## The same with all that is slow: long tables, every control of every claim
+	@$(PY) -m tests.run --all $(if $(JOBS),--jobs $(JOBS))
+
+check: $(STAMP) ## In under two minutes: lint, format, types, the rooms' contract, the fast unit tests
+	@set -e; start=$$(date +%s); \
+	$(PY) -m ruff check .; \
+	$(PY) -m ruff format --check ldm_tutorial tests benchmarks; \
+	$(PY) -m mypy; \
+	.venv/bin/lint-imports --no-logo; \
+	$(PY) -m tests.run --fast $(if $(JOBS),--jobs $(JOBS)); \
+	echo "make check: $$(( $$(date +%s) - start )) s"
+
+format: $(STAMP) ## Bring package, tests and notebooks into the common form
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format ldm_tutorial tests benchmarks
+
+versions: $(STAMP) ## Write requirements-tested.txt: what is installed here, all of it
+	@$(PY) -m tests.versions > requirements-tested.txt
 
 test-browser: $(STAMP) ## Turn every control of every notebook in a real browser, with mouse and keyboard (ARGS="-k 03")
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest tests/browser $(ARGS)
@@ -54,8 +72,11 @@ clean: ## Remove .venv and what tests and tools leave behind (keeps runs/ and th
 	rm -rf .venv build dist .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
 
-# Not compiled to bytecode in advance: that takes half a minute, what is used is compiled at its first import, in seconds.
+# Of some 30,000 files of the libraries the course imports a seventh. Those alone are compiled to bytecode, after the
+# installation and by two processes side by side: without it, the first start would compile them, and every start would
+# where site-packages can't be written later.
 PIP := $(PY) -m pip install --disable-pip-version-check --no-compile
+PRECOMPILE := ldm_tutorial.lab.training,ldm_tutorial.notebook.playground jupyterlab.labapp,ipykernel.kernelapp,nbconvert,pytest,datasets,matplotlib.pyplot
 
 # torch and torchvision go first and together: taken from different places, they do not fit each other.
 $(STAMP): pyproject.toml
@@ -67,7 +88,8 @@ $(STAMP): pyproject.toml
 	@$(PY) -c pass 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@date +%s > .venv/.started
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
-	$(PIP) -e .
+	$(PIP) -e '.[notebooks,export,dev]'
+	@for modules in $(PRECOMPILE); do PYTHONDONTWRITEBYTECODE= $(PY) -c "import $$modules" & done; wait
 	@$(PY) -m ipykernel install --sys-prefix >/dev/null
 	@echo "Set-up done in $$(($$(date +%s) - $$(cat .venv/.started))) s."
 	@touch $@
