@@ -23,10 +23,9 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from .errors import UserError
-from .files import verify_checksums, write_checksums
+from .files import WEIGHTS, verify_checksums, write_checksums
 from .models import Models, default_device
 
-WEIGHTS = Path(__file__).parent / "weights" / "curios-64"
 RESTORE = "restore them: `git checkout -- ldm_tutorial/weights`, or download the project again"
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from .errors import UserError
 from .images import to_model, to_picture
 from .models import Models
-from .sampling import DEFAULT_SAMPLING, Sampling, build_guide, build_sampler, decode_quickly, denoise, generators
+from .sampling import build_guide, build_sampler, decode_quickly, denoise, generators
+from .settings import DEFAULT_SAMPLING, Sampling
 
 
 def edit_latents(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CHECKSUMS = "checksums.json"
+WEIGHTS = Path(__file__).parent / "weights" / "curios-64"  # the shipped model
 
 
 def sha256(path: Path) -> str:

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
@@ -21,6 +20,7 @@ from torch import Tensor
 from .errors import UserError
 from .images import to_picture
 from .models import Models
+from .settings import DEFAULT_SAMPLING, SAMPLER_NAMES, Sampling
 
 SAMPLERS = {
     "ddim": DDIMScheduler,
@@ -28,37 +28,6 @@ SAMPLERS = {
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
 }
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How pictures are sampled.
-
-    ``sampler`` is a name of :data:`SAMPLERS`, or "own" for the one that the checkpoint names. A ``guidance_scale`` of at most
-    1 means no guidance: the unconditional half is not computed. Nor is it outside ``guidance_interval``, two fractions of the
-    run (0 is its noisy start, 1 its end). ``negative_prompt`` takes the place of the empty text in guidance.
-
-    Raises:
-        UserError: for an interval that is none.
-    """
-
-    sampler: str = "ddim"
-    steps: int = 20
-    guidance_scale: float = 3.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    negative_prompt: str = ""
-
-    def __post_init__(self):
-        start, stop = self.guidance_interval
-        if not 0 <= start <= stop <= 1:
-            raise UserError(
-                f"The guidance interval {self.guidance_interval} must be two fractions with 0 <= start <= stop <= 1."
-            )
-
-
-DEFAULT_SAMPLING = Sampling()
-# As good as 50 DDIM steps in about a fifth of the time: measured by benchmarks/fast_sampling.py
-FAST_SAMPLING = Sampling("unipc", 12, 3.0, (0.0, 0.75))
 
 
 def build_sampler(models: Models, sampler: str, steps: int):
@@ -69,8 +38,8 @@ def build_sampler(models: Models, sampler: str, steps: int):
     Raises:
         UserError: for an unknown sampler, and for steps that the schedule can't be divided into.
     """
-    if sampler not in (*SAMPLERS, "own"):
-        raise UserError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLERS)} and own.")
+    if sampler not in SAMPLER_NAMES:
+        raise UserError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLER_NAMES)}.")
     own = models.scheduler
     kind = SAMPLERS.get(sampler, type(own))
     if type(own) is kind:

@@ -17,7 +17,7 @@ from ..images import psnr, to_model, to_picture
 from ..measure.metrics import average, distances, nearest, rate, spread
 from ..measure.pictures import sample_many
 from ..models import Models
-from ..sampling import FAST_SAMPLING
+from ..settings import FAST_SAMPLING
 from .pictures import Pictures
 
 FEWEST = 32  # pictures in each set of a Fréchet distance; with fewer it says nothing

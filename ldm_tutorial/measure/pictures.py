@@ -11,7 +11,8 @@ from torch import Tensor
 from ..curios import BACKGROUNDS, pairs, scene_at
 from ..images import to_model, to_picture
 from ..models import Models
-from ..sampling import Sampling, sample
+from ..sampling import sample
+from ..settings import Sampling
 
 # How the measured pictures are sampled: guided in the middle of the run only (Kynkäänniemi et al. 2024). Guided in every
 # step, they follow the prompt no better and lie further from renders (benchmarks/training.md).
