@@ -2,7 +2,8 @@
 
 from .vocabulary import BACKGROUNDS, MATERIALS, OBJECTS, SPLITS, caption, held_out, pairs, parse, plain
 
-__all__ = ["BACKGROUNDS", "MATERIALS", "OBJECTS", "SPLITS", "Curios", "caption", "held_out", "pairs", "parse", "plain", "scene_at"]
+__all__ = ["BACKGROUNDS", "MATERIALS", "OBJECTS", "SPLITS", "Curios", "caption", "held_out", "pairs", "parse", "plain"]
+__all__ += ["scene_at"]
 
 
 def __getattr__(name: str):

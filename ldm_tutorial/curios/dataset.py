@@ -3,111 +3,120 @@
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
-import inspect
 import os
 import random
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import safe_open, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
 from ..files import atomic_write
 from ..images import to_model
+from . import render
+from .shapes import OBJECTS as SHAPES
 from .vocabulary import BACKGROUNDS, MATERIALS, OBJECTS, caption, pairs
 
+# Changes whenever picture number i of a split would have other pixels: an older cache is not read then. The tests compare
+# pixels with stored ones and fail when this was forgotten.
+RENDER_VERSION = 1
 BLOCK = 256  # pictures per cache file: a render that is interrupted loses at most one block per core
 
 
-def scene_at(split: str, index: int, seed: int = 0):
+def scene_at(split: str, index: int, seed: int = 0) -> tuple[render.Scene, str]:
     """Scene and caption number ``index`` of a split: keyed by (split, seed, index) alone, so samples never shift."""
-    from .render import Scene
-    from .shapes import OBJECTS as SHAPES
-
     rng = random.Random(f"curios {split} {seed} {index}")
     choice = pairs(split)
     object, material = choice[index % len(choice)]
     background = rng.choice(BACKGROUNDS)
-    scene = Scene(
-        object, material, background,
-        yaw=rng.uniform(-35, 35), pitch=rng.uniform(*SHAPES[object].pitch), fill=rng.uniform(0.84, 0.96),
-        shift=(rng.uniform(-1, 1), rng.uniform(-1, 1)), light=(rng.choice((-1, 1)) * rng.uniform(20, 60), rng.uniform(38, 62)),
-        tone=rng.uniform(-0.03, 0.03), texture_seed=tuple(rng.uniform(-8, 8) for _ in range(3)),
-    )  # fmt: skip
+    scene = render.Scene(
+        object,
+        material,
+        background,
+        yaw=rng.uniform(-35, 35),
+        pitch=rng.uniform(*SHAPES[object].pitch),
+        fill=rng.uniform(0.84, 0.96),
+        shift=(rng.uniform(-1, 1), rng.uniform(-1, 1)),
+        light=(rng.choice((-1, 1)) * rng.uniform(20, 60), rng.uniform(38, 62)),
+        tone=rng.uniform(-0.03, 0.03),
+        texture_seed=tuple(rng.uniform(-8, 8) for _ in range(3)),
+    )
     return scene, caption(object, material, background, rng)
 
 
 def cache_folder() -> Path:
-    """``$LDM_TUTORIAL_CACHE`` or ``~/.cache/ldm_tutorial``."""
-    return Path(os.environ.get("LDM_TUTORIAL_CACHE") or "~/.cache/ldm_tutorial").expanduser()
-
-
-@functools.cache
-def _version() -> str:
-    """Changes with all that decides what picture number i looks like, so that a stale cache is never read."""
-    digest = hashlib.sha256()
-    for name in ("shapes", "materials", "render"):
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    digest.update((inspect.getsource(scene_at) + repr((pairs("all"), pairs("train"), BACKGROUNDS))).encode())
-    return digest.hexdigest()[:12]
+    """``$LDM_TUTORIAL_CACHE``, else ``~/.cache/ldm_tutorial``; a folder among the temporary files for a user without a home."""
+    named = os.environ.get("LDM_TUTORIAL_CACHE")
+    if named:
+        return Path(named).expanduser()
+    try:
+        return Path.home() / ".cache" / "ldm_tutorial"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"ldm_tutorial-{os.getuid()}"
 
 
 def _block(split: str, start: int, stop: int, seed: int, size: int, device: str) -> Path:
-    folder = cache_folder() / "curios" / f"{_version()}-{size}-{device}"
+    folder = cache_folder() / "curios" / f"v{RENDER_VERSION}-{size}-{device}"
     return folder / f"{split}-{seed}-{start:06d}-{stop:06d}.safetensors"
+
+
+def _sha256(images: Tensor, masks: Tensor) -> str:
+    return hashlib.sha256(images.numpy().tobytes() + masks.numpy().tobytes()).hexdigest()
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor] | None:
+    """The pictures and masks of a cache file, or None when it is absent or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            images, masks = file.get_tensor("images"), file.get_tensor("masks")
+            return (images, masks) if file.metadata()["sha256"] == _sha256(images, masks) else None
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
+
+
+def _draw(scenes: list[render.Scene], size: int, device: str) -> tuple[Tensor, Tensor]:
+    images = torch.empty(len(scenes), size, size, 3, dtype=torch.uint8)
+    masks = torch.empty(len(scenes), size, size, dtype=torch.bool)
+    for i, image, mask in render.render(scenes, size, device):
+        images[i], masks[i] = image, mask
+    return images, masks
 
 
 def render_block(split: str, start: int, stop: int, seed: int, size: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Pictures start..stop of a split: uint8 [N, size, size, 3] and masks bool [N, size, size], read from the cache or
     rendered and put there (whole or not at all; a lock keeps two processes from rendering the same block; the checksum
-    is checked).
+    is checked). A cache that is complete is only read, so it may be read-only.
 
     Raises:
         UserError: when the cache can't be written.
     """
     from filelock import FileLock
-    from safetensors import SafetensorError
-    from safetensors.torch import safe_open, save_file
-
-    from .render import render
 
     path = _block(split, start, stop, seed, size, device)
+    found = _read(path)
+    if found:
+        return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"Can't write to {path.parent} ({error.strerror}): name another folder in LDM_TUTORIAL_CACHE."
-        ) from None
-
-    def digest(images: Tensor, masks: Tensor) -> str:
-        return hashlib.sha256(images.numpy().tobytes() + masks.numpy().tobytes()).hexdigest()
-
-    with FileLock(path.with_suffix(".lock")):
-        try:
-            with safe_open(path, "pt") as f:
-                images, masks = f.get_tensor("images"), f.get_tensor("masks")
-                if f.metadata()["sha256"] == digest(images, masks):
-                    return images, masks
-        except (OSError, SafetensorError, KeyError, TypeError):
-            pass  # absent or damaged: render it again
-        scenes = [scene_at(split, i, seed)[0] for i in range(start, stop)]
-        images = torch.empty(len(scenes), size, size, 3, dtype=torch.uint8)
-        masks = torch.empty(len(scenes), size, size, dtype=torch.bool)
-        for i, image, mask in render(scenes, size, device):
-            images[i], masks[i] = image, mask
-        with atomic_write(path) as scratch:
-            save_file({"images": images, "masks": masks}, scratch, {"sha256": digest(images, masks)})
-    return images, masks
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # two torch threads per process collapse when processes share the cores
+        with FileLock(path.with_suffix(".lock")):
+            found = _read(path)  # another process may have rendered it meanwhile
+            if not found:
+                scenes = [scene_at(split, i, seed)[0] for i in range(start, stop)]
+                images, masks = found = _draw(scenes, size, device)
+                with atomic_write(path) as scratch:
+                    save_file({"images": images, "masks": masks}, scratch, {"sha256": _sha256(images, masks)})
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Can't write to {path.parent} ({reason}): name another folder in LDM_TUTORIAL_CACHE.") from None
+    return found
 
 
 def _worker(job: tuple) -> int:
@@ -124,72 +133,79 @@ class Curios(Dataset):
     An item is a dict of one row of each, the picture as float [3, size, size] in -1..1 and the label names as text.
 
     Raises:
-        UserError: for an unknown split or a count below 1.
+        UserError: for an unknown split, a count below 1, or a cache that can't be written.
     """
 
     def __init__(self, split: str, count: int, seed: int = 0, size: int = 64, progress: bool = True):
-        from tqdm.auto import tqdm
-
         if count < 1:
             raise UserError(f"A data set needs at least 1 picture, not {count}.")
-        pairs(split)
+        pairs(split)  # raises for an unknown one
         self.split, self.seed = split, seed
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        jobs = [(split, a, min(a + BLOCK, count), seed, size, device) for a in range(0, count, BLOCK)]
-        todo = [(s, a, b, *rest) for s, a, b, *rest in jobs if not _block(s, a, b, *rest).exists()]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(cores, 16, len(todo)) if device == "cpu" else 1
-        total = sum(stop - start for _, start, stop, *_ in todo)
-        with tqdm(total=total, desc=f"render {split}", unit=" pictures", disable=not (progress and todo)) as bar:
-            if workers > 1:
-                try:
-                    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-                        for done in pool.map(_worker, todo):
-                            bar.update(done)
-                except BrokenProcessPool:
-                    raise UserError(
-                        "The processes that render have died: in a script, put your code under `if __name__ == '__main__':`; "
-                        "if it is there, free some memory."
-                    ) from None
-            else:
-                for job in todo:
-                    bar.update(_worker(job))
+        jobs = [(split, start, min(start + BLOCK, count), seed, size, device) for start in range(0, count, BLOCK)]
+        _render_missing(jobs, progress)
         blocks = [render_block(*job) for job in jobs]
-        self.images, self.masks = (torch.cat(part) for part in zip(*blocks, strict=True))
+        self.images = torch.cat([images for images, _ in blocks])
+        self.masks = torch.cat([masks for _, masks in blocks])
         scenes = [scene_at(split, i, seed) for i in range(count)]
         self.captions = [text for _, text in scenes]
-        self.objects = torch.tensor([OBJECTS.index(s.object) for s, _ in scenes])
-        self.materials = torch.tensor([list(MATERIALS).index(s.material) for s, _ in scenes])
-        self.backgrounds = torch.tensor([BACKGROUNDS.index(s.background) for s, _ in scenes])
+        self.objects = torch.tensor([OBJECTS.index(scene.object) for scene, _ in scenes])
+        self.materials = torch.tensor([list(MATERIALS).index(scene.material) for scene, _ in scenes])
+        self.backgrounds = torch.tensor([BACKGROUNDS.index(scene.background) for scene, _ in scenes])
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def _names(self, i: int) -> tuple[str, str, str]:
+        return OBJECTS[self.objects[i]], list(MATERIALS)[self.materials[i]], BACKGROUNDS[self.backgrounds[i]]
+
     def wording(self, i: int, rng: random.Random) -> str:
         """Another caption of picture i, drawn from ``rng``."""
-        names = OBJECTS[self.objects[i]], list(MATERIALS)[self.materials[i]], BACKGROUNDS[self.backgrounds[i]]
-        return caption(*names, rng)
+        return caption(*self._names(i), rng)
 
     def __getitem__(self, i: int) -> dict:
-        names = OBJECTS[self.objects[i]], list(MATERIALS)[self.materials[i]], BACKGROUNDS[self.backgrounds[i]]
-        return {
-            "image": to_model(self.images[i][None])[0], "mask": self.masks[i], "caption": self.captions[i],
-            "object": names[0], "material": names[1], "background": names[2],
-        }  # fmt: skip
+        object, material, background = self._names(i)
+        picture = to_model(self.images[i][None])[0]
+        names = {"object": object, "material": material, "background": background}
+        return {"image": picture, "mask": self.masks[i], "caption": self.captions[i], **names}
 
     def export(self, folder: str | Path) -> Path:
         """Write ``<split>/NNNNNN.png`` and ``<split>/metadata.csv`` as ``datasets.load_dataset("imagefolder",
         data_dir=folder)`` reads them; returns the folder."""
         from PIL import Image
 
-        folder = Path(folder)
-        (folder / self.split).mkdir(parents=True, exist_ok=True)
-        with open(folder / self.split / "metadata.csv", "w", newline="", encoding="utf-8") as f:
-            table = csv.writer(f)
+        pictures = Path(folder) / self.split
+        pictures.mkdir(parents=True, exist_ok=True)
+        with open(pictures / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
             table.writerow(["file_name", "text", "object", "material", "background"])
             for i in range(len(self)):
-                row = self[i]
                 name = f"{i:06d}.png"
-                Image.fromarray(self.images[i].numpy()).save(folder / self.split / name)
-                table.writerow([name, row["caption"], row["object"], row["material"], row["background"]])
-        return folder
+                Image.fromarray(self.images[i].numpy()).save(pictures / name)
+                table.writerow([name, self.captions[i], *self._names(i)])
+        return Path(folder)
+
+
+def _render_missing(jobs: list[tuple], progress: bool) -> None:
+    """Put the blocks that the cache lacks into it: a GPU renders one after the other, a CPU as many at once as it has cores."""
+    from tqdm.auto import tqdm
+
+    todo = [job for job in jobs if not _block(*job).exists()]
+    total = sum(stop - start for _, start, stop, *_ in todo)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, 16, len(todo)) if jobs[0][-1] == "cpu" else 1
+    with tqdm(total=total, desc=f"render {jobs[0][0]}", unit=" pictures", disable=not (progress and todo)) as bar:
+        if workers < 2:
+            for job in todo:
+                bar.update(_worker(job))
+            return
+        try:
+            # one torch thread in each: several collapse when processes share the cores
+            with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+                for done in pool.map(_worker, todo):
+                    bar.update(done)
+        except BrokenProcessPool:
+            raise UserError(
+                "The processes that render have died: in a script, put your code under `if __name__ == '__main__':`; "
+                "if it is there, free some memory."
+            ) from None

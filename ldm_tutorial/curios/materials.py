@@ -49,7 +49,7 @@ def mix(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return a + (b - a) * t
 
 
-def step(low: float, high: float, x: Tensor) -> Tensor:
+def smoothstep(low: float, high: float, x: Tensor) -> Tensor:
     t = ((x - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
@@ -127,8 +127,8 @@ def avocado(h: Hits) -> Surface:
     f = facing(h)
     bumpy = dimples(h, 24, 0.25)
     skin = mix(rgb(f, 0.10, 0.16, 0.06), rgb(f, 0.20, 0.30, 0.11), noise(h.p, 9) * 0.5 + 0.5)
-    flesh = mix(rgb(f, 0.60, 0.76, 0.27), rgb(f, 0.91, 0.91, 0.56), step(0.52, 0.86, f))
-    cut = step(0.45, 0.51, f)
+    flesh = mix(rgb(f, 0.60, 0.76, 0.27), rgb(f, 0.91, 0.91, 0.56), smoothstep(0.52, 0.86, f))
+    cut = smoothstep(0.45, 0.51, f)
     color, n, gloss = mix(skin, flesh, cut), torch.where(cut > 0.5, h.n, bumpy), 0.35 - 0.15 * cut
     for centre, radius in h.pits:
         across, along = around(h, centre)
@@ -136,7 +136,7 @@ def avocado(h: Hits) -> Surface:
         near = along.abs() < 2 * radius
         color = torch.where((r < 1.22) & near & (cut > 0.5), rgb(f, 0.86, 0.82, 0.42), color)
         stone = (r < 1) & near
-        color = torch.where(stone, mix(rgb(f, 0.55, 0.31, 0.14), rgb(f, 0.33, 0.17, 0.08), step(0.3, 1.0, r)), color)
+        color = torch.where(stone, mix(rgb(f, 0.55, 0.31, 0.14), rgb(f, 0.33, 0.17, 0.08), smoothstep(0.3, 1.0, r)), color)
         dome = unit(across / radius + h.front[:, None] * (1 - r * r).clamp_min(0.05).sqrt())
         n, gloss = torch.where(stone, dome, n), torch.where(stone, 0.9, gloss)
     return Surface(color, gloss, n=n)
@@ -146,13 +146,13 @@ def watermelon(h: Hits) -> Surface:
     """A rind striped in two greens behind, a white band, red flesh with black seeds in front."""
     f = facing(h)
     x, y, z = h.p
-    stripe = step(-0.25, 0.25, torch.sin(11 * (x + z) + 1.6 * noise(h.p, 4)) + 0.1)
+    stripe = smoothstep(-0.25, 0.25, torch.sin(11 * (x + z) + 1.6 * noise(h.p, 4)) + 0.1)
     rind = mix(rgb(f, 0.05, 0.27, 0.09), rgb(f, 0.47, 0.70, 0.27), stripe)
-    pale = mix(rgb(f, 0.93, 0.96, 0.78), rgb(f, 0.93, 0.17, 0.22), step(0.56, 0.62, f))
-    color = mix(rind, pale, step(0.46, 0.50, f))
+    pale = mix(rgb(f, 0.93, 0.96, 0.78), rgb(f, 0.93, 0.17, 0.22), smoothstep(0.56, 0.62, f))
+    color = mix(rind, pale, smoothstep(0.46, 0.50, f))
     d, _ = spots(h.p + 0.07, h.n, 0.36)
     r = torch.sqrt(d[0] ** 2 * 1.6 + d[1] ** 2 * 0.7 + d[2] ** 2)
-    seed = (1 - step(0.05, 0.07, r)) * (f > 0.6)
+    seed = (1 - smoothstep(0.05, 0.07, r)) * (f > 0.6)
     return Surface(mix(color, rgb(f, 0.09, 0.04, 0.04), seed), 0.3 + 0.3 * seed)
 
 
@@ -160,13 +160,13 @@ def strawberry(h: Hits) -> Surface:
     """Red with small yellow seeds in dimples, and a cap of green leaves on top."""
     d, _ = spots(h.p, h.n, 0.27)
     r = d.square().sum(0).sqrt()
-    dent = 1 - step(0.05, 0.12, r)
+    dent = 1 - smoothstep(0.05, 0.12, r)
     color = mix(rgb(r, 0.90, 0.08, 0.10), rgb(r, 0.68, 0.03, 0.07), dent)
-    color = mix(color, rgb(r, 1.0, 0.86, 0.40), 1 - step(0.038, 0.055, r))
+    color = mix(color, rgb(r, 1.0, 0.86, 0.40), 1 - smoothstep(0.038, 0.055, r))
     x, y, z = h.q
     star = torch.cos(6 * torch.atan2(z, x))
-    top = step(0.3, 0.5, h.n[1]) * (y > 0.35) * (x * x + z * z < (0.36 + 0.10 * star) ** 2)
-    leaf = torch.maximum(top, step(0.0, 0.04, y - 0.64 + 0.09 * torch.sin(9 * (x + 0.8 * z))))
+    top = smoothstep(0.3, 0.5, h.n[1]) * (y > 0.35) * (x * x + z * z < (0.36 + 0.10 * star) ** 2)
+    leaf = torch.maximum(top, smoothstep(0.0, 0.04, y - 0.64 + 0.09 * torch.sin(9 * (x + 0.8 * z))))
     green = mix(rgb(r, 0.16, 0.42, 0.10), rgb(r, 0.34, 0.64, 0.18), star * 0.5 + 0.5)
     n = relief(h.n, (dent * (1 - leaf) * 5) * d)
     return Surface(mix(color, green, leaf), 0.55 - 0.4 * leaf, n=n)
@@ -175,7 +175,7 @@ def strawberry(h: Hits) -> Surface:
 def orange(h: Hits) -> Surface:
     """Dimpled peel behind; in front a cut face: pale pith at the rim and pale lines between the segments."""
     f = facing(h)
-    cut = step(0.46, 0.50, f)
+    cut = smoothstep(0.46, 0.50, f)
     color = mix(rgb(f, 0.93, 0.43, 0.03), rgb(f, 1.0, 0.93, 0.74), cut)
     pulp = mix(rgb(f, 1.0, 0.50, 0.03), rgb(f, 1.0, 0.66, 0.12), noise(h.p, 7) * 0.5 + 0.5)
     right = unit(torch.linalg.cross(h.front.new_tensor([0.0, 1.0, 0.3]), h.front)[:, None])
@@ -188,8 +188,8 @@ def orange(h: Hits) -> Surface:
         gap = (angle - angle.round()).abs() * 0.628 * r  # distance from the nearest line between segments
         nearest = r * r + along * along < best
         best = torch.where(nearest, r * r + along * along, best)
-        line = torch.where(nearest, torch.maximum(1 - step(0.016, 0.034, gap), 1 - step(0.05, 0.08, r)), line)
-    color = mix(color, mix(pulp, rgb(f, 1.0, 0.93, 0.74), line), step(0.55, 0.60, f))
+        line = torch.where(nearest, torch.maximum(1 - smoothstep(0.016, 0.034, gap), 1 - smoothstep(0.05, 0.08, r)), line)
+    color = mix(color, mix(pulp, rgb(f, 1.0, 0.93, 0.74), line), smoothstep(0.55, 0.60, f))
     return Surface(color, 0.45, n=torch.where(cut > 0.5, h.n, dimples(h, 26, 0.16)))
 
 
@@ -197,7 +197,7 @@ def cheese(h: Hits) -> Surface:
     """Matt pale yellow with round darker holes of two sizes."""
     d, dice = spots(h.p + 0.1, h.n, 0.52)
     r = d.square().sum(0).sqrt() / (0.10 + 0.07 * dice[2])
-    hole = 1 - step(0.85, 1.05, r)
+    hole = 1 - smoothstep(0.85, 1.05, r)
     color = mix(rgb(r, 1.0, 0.87, 0.42), mix(rgb(r, 0.62, 0.40, 0.06), rgb(r, 0.86, 0.62, 0.16), r.clamp(0, 1)), hole)
     return Surface(color, 0.03, n=relief(h.n, hole * 6 * d))
 
@@ -206,9 +206,9 @@ def waffle(h: Hits) -> Surface:
     """A golden-brown grid of ridges with deep toasted square pockets."""
     cell = h.p / 0.30 + 0.5
     e = cell - cell.floor() - 0.5  # -0.5..0.5 in each cell
-    counts = step(0.08, 0.25, 1 - h.n * h.n)  # a flat face knows only the two axes along it
-    edge = (step(0.29, 0.37, e.abs()) * counts).amax(0)
-    height = step(0.22, 0.38, e.abs()) * counts
+    counts = smoothstep(0.08, 0.25, 1 - h.n * h.n)  # a flat face knows only the two axes along it
+    edge = (smoothstep(0.29, 0.37, e.abs()) * counts).amax(0)
+    height = smoothstep(0.22, 0.38, e.abs()) * counts
     color = mix(rgb(edge, 0.55, 0.29, 0.08), rgb(edge, 0.95, 0.70, 0.33), edge)
     slope = 2.6 * e.sign() * height * (1 - height) * (height == height.amax(0))  # of the higher of two ridges
     return Surface(color, 0.15, n=relief(h.n, slope))
@@ -220,7 +220,7 @@ def wood(h: Hits) -> Surface:
     r = torch.sqrt((x + 0.62) ** 2 + (z + 0.45) ** 2 + 0.01) + 0.10 * noise(h.p + h.seed, 2.2) + 0.12 * y
     ring = r * 7
     ring = ring - ring.floor()  # each year grows darker and ends at once
-    t = step(0.1, 0.85, ring) * (1 - step(0.88, 1.0, ring))
+    t = smoothstep(0.1, 0.85, ring) * (1 - smoothstep(0.88, 1.0, ring))
     color = mix(rgb(r, 0.76, 0.50, 0.27), rgb(r, 0.43, 0.23, 0.10), t)
     return Surface(color * (1 + 0.08 * noise(h.p, 5)), 0.2)
 
@@ -233,7 +233,7 @@ def brick(h: Hits) -> Surface:
     u = u / 0.40 + 0.5 * (row - 2 * (row / 2).floor()) + 0.21
     column = u.floor()
     ev, eu = (0.5 - (v - row - 0.5).abs()) * 0.19, (0.5 - (u - column - 0.5).abs()) * 0.40
-    joint = 1 - step(0.012, 0.034, torch.minimum(ev, eu))
+    joint = 1 - smoothstep(0.012, 0.034, torch.minimum(ev, eu))
     shade = torch.sin(row * 12.9 + column * 78.2) * 0.5 + 0.5
     color = mix(rgb(u, 0.60, 0.20, 0.14), rgb(u, 0.76, 0.32, 0.21), shade)
     return Surface(mix(color, rgb(u, 0.87, 0.82, 0.75), joint), 0.03)
@@ -242,7 +242,7 @@ def brick(h: Hits) -> Surface:
 def gold(h: Hits) -> Surface:
     """Polished metal, hammered in broad shallow dents, so that even a flat face mirrors light and dark."""
     n = dimples(h, 10, 0.15)
-    bright = step(-0.8, 0.6, noise(h.p, 3.5) - 0.5 * h.n[1])  # the sky brightens what looks up
+    bright = smoothstep(-0.8, 0.6, noise(h.p, 3.5) - 0.5 * h.n[1])  # the sky brightens what looks up
     return Surface(mix(rgb(n, 0.76, 0.47, 0.05), rgb(n, 1.0, 0.76, 0.22), bright), 0.9, 0.85, n=n)
 
 
@@ -252,15 +252,15 @@ def marble(h: Hits) -> Surface:
     cloud = noise(p, 1.7)
     x, y, z = p
     vein = torch.sin(5.0 * x + 6.2 * y - 4.4 * z + 3.0 * cloud + noise(p, 5)).abs()
-    color = mix(rgb(x, 0.93, 0.90, 0.86), rgb(x, 0.70, 0.68, 0.68), step(-0.5, 0.7, cloud))
-    return Surface(mix(rgb(x, 0.24, 0.24, 0.28), color, step(0.06, 0.36, vein)), 0.7)
+    color = mix(rgb(x, 0.93, 0.90, 0.86), rgb(x, 0.70, 0.68, 0.68), smoothstep(-0.5, 0.7, cloud))
+    return Surface(mix(rgb(x, 0.24, 0.24, 0.28), color, smoothstep(0.06, 0.36, vein)), 0.7)
 
 
 def zebra(h: Hits) -> Surface:
     """Black and white bands that fork and bend."""
     x, y, z = h.p
     wave = torch.sin(15 * y + 5 * x + 10 * z + 2.2 * noise(h.p + h.seed, 2.0) + h.seed[0])
-    return Surface(mix(rgb(x, 0.07, 0.07, 0.08), rgb(x, 0.97, 0.97, 0.95), step(-0.15, 0.15, wave)), 0.15)
+    return Surface(mix(rgb(x, 0.07, 0.07, 0.08), rgb(x, 0.97, 0.97, 0.95), smoothstep(-0.15, 0.15, wave)), 0.15)
 
 
 def checkerboard(h: Hits) -> Surface:
@@ -275,16 +275,18 @@ def lava(h: Hits) -> Surface:
     p = h.p + h.seed
     bend = noise(p, 2.6)
     crack = torch.minimum((noise(p + 7, 4.0) + 0.25 * bend).abs(), (bend - 0.1).abs() * 1.2)
-    heat = 1 - step(0.03, 0.20, crack)
-    color = mix(rgb(heat, 0.15, 0.09, 0.08), rgb(heat, 0.95, 0.22, 0.02), step(0.0, 0.6, heat))
-    return Surface(mix(color, rgb(heat, 1.0, 0.80, 0.20), step(0.55, 1.0, heat)), 0.1, glow=0.95 * step(0.1, 0.7, heat))
+    heat = 1 - smoothstep(0.03, 0.20, crack)
+    color = mix(rgb(heat, 0.15, 0.09, 0.08), rgb(heat, 0.95, 0.22, 0.02), smoothstep(0.0, 0.6, heat))
+    return Surface(
+        mix(color, rgb(heat, 1.0, 0.80, 0.20), smoothstep(0.55, 1.0, heat)), 0.1, glow=0.95 * smoothstep(0.1, 0.7, heat)
+    )
 
 
 def candy_cane(h: Hits) -> Surface:
     """Slanted red and white stripes under lacquer."""
     x, y, z = h.p
     wave = torch.sin(11 * (y + 0.75 * x + 0.45 * z))
-    return Surface(mix(rgb(x, 0.86, 0.05, 0.10), rgb(x, 0.99, 0.97, 0.96), step(-0.12, 0.12, wave)), 0.9)
+    return Surface(mix(rgb(x, 0.86, 0.05, 0.10), rgb(x, 0.99, 0.97, 0.96), smoothstep(-0.12, 0.12, wave)), 0.9)
 
 
 def sprinkles(h: Hits) -> Surface:
@@ -297,7 +299,7 @@ def sprinkles(h: Hits) -> Surface:
     r = off.square().sum(0).sqrt()
     table = d.new_tensor([[1.0, 1.0, 1.0], [1.0, 0.85, 0.1], [0.15, 0.45, 0.95], [0.15, 0.72, 0.35]])
     rod = table[(dice[0] * 3.999).long()].T
-    t = 1 - step(0.036, 0.052, r)
+    t = 1 - smoothstep(0.036, 0.052, r)
     return Surface(mix(rgb(r, 0.96, 0.46, 0.70), rod, t), 0.5, n=relief(h.n, t * -8 * off))
 
 
@@ -305,10 +307,10 @@ def galaxy(h: Hits) -> Surface:
     """Deep blue space with violet and magenta clouds and white stars."""
     p = h.p + h.seed
     cloud, far = noise(p, 2.0), noise(p + 3, 3.7)
-    color = mix(rgb(cloud, 0.06, 0.05, 0.24), rgb(cloud, 0.20, 0.16, 0.62), step(-0.5, 0.5, far))
-    color = mix(color, rgb(cloud, 0.78, 0.18, 0.72), step(0.0, 0.55, cloud + 0.3 * far))
+    color = mix(rgb(cloud, 0.06, 0.05, 0.24), rgb(cloud, 0.20, 0.16, 0.62), smoothstep(-0.5, 0.5, far))
+    color = mix(color, rgb(cloud, 0.78, 0.18, 0.72), smoothstep(0.0, 0.55, cloud + 0.3 * far))
     d, dice = spots(p, h.n, 0.30)
-    star = 1 - step(0.4, 1.0, d.square().sum(0).sqrt() / (0.01 + 0.065 * dice[1]))
+    star = 1 - smoothstep(0.4, 1.0, d.square().sum(0).sqrt() / (0.01 + 0.065 * dice[1]))
     return Surface(mix(color, rgb(cloud, 1.0, 1.0, 0.95), star), 0.3, glow=0.35 + 0.65 * star)
 
 

@@ -8,6 +8,7 @@ round differently in the last few elements of a tensor, which a CPU computes one
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +73,11 @@ class Rays:
 
 def _aim(scenes: list[Scene], shape: Shape, device: torch.device) -> Rays:
     """Place the camera so that the enclosing box spans ``fill`` of the frame."""
-    t = lambda values: torch.tensor(values, dtype=torch.float64)  # noqa: E731  (double: identical on every machine)
+
+
+    def t(values) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64)  # double: identical on every machine
+
     yaw, pitch = (torch.deg2rad(t([s.yaw + shape.turn for s in scenes])), torch.deg2rad(t([s.pitch for s in scenes])))
     zero = torch.zeros_like(yaw)
     back = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()])
@@ -180,30 +185,30 @@ def _surface(shape: Shape, scenes: list[Scene], p: Tensor, n: Tensor, who: Tenso
     nearest = torch.stack(list(parts.values())).argmin(0)
     color, normal = torch.zeros_like(p), n.clone()
     gloss, metal, glow = (torch.zeros_like(p[0]) for _ in range(3))
+
+    def cover(chosen: Tensor, surface: Surface) -> None:
+        color[:, chosen] = surface.color.clamp(0, 1)
+        gloss[chosen], metal[chosen], glow[chosen] = surface.gloss, surface.metal, surface.glow
+        if surface.n is not None:
+            normal[:, chosen] = surface.n
+
     front = F.normalize(p.new_tensor(shape.front), dim=0)
-    pits = [(p.new_tensor(c), r) for c, r in shape.pits]
+    pits = [(p.new_tensor(centre), radius) for centre, radius in shape.pits]
     seeds = p.new_tensor([s.texture_seed for s in scenes]).T
     names = [s.material for s in scenes]
     for index, part in enumerate(parts):
-        for name in dict.fromkeys(names) if part == "body" else [part]:
-            chosen = nearest == index
-            if part == "body":
-                chosen = chosen & torch.tensor([m == name for m in names], device=p.device)[who]
-            chosen = _where(chosen)
-            if not len(chosen):
-                continue
-            q = p[:, chosen]
-            if part == "body":
-                soft = lambda width, q=q: _normal(shape, q, width)  # noqa: E731
-                s = MATERIALS[name](Hits(q / shape.grain, q, n[:, chosen], soft, front, pits, seeds[:, who[chosen]]))
-            else:
-                s = Surface(p.new_tensor(PART_COLORS[part])[:, None].expand_as(q), gloss=GLOSS.get(part, 0.15))
-            color[:, chosen], gloss[chosen], metal[chosen], glow[chosen] = (
-                s.color.clamp(0, 1),
-                *(torch.as_tensor(v, dtype=p.dtype, device=p.device).expand(q.shape[1]) for v in (s.gloss, s.metal, s.glow)),
-            )
-            if s.n is not None:
-                normal[:, chosen] = s.n
+        here = nearest == index
+        if part != "body":
+            cover(_where(here), Surface(p.new_tensor(PART_COLORS[part])[:, None], GLOSS.get(part, 0.15)))
+            continue
+        for name in dict.fromkeys(names):
+            wears_it = torch.tensor([other == name for other in names], device=p.device)
+            chosen = _where(here & wears_it[who])
+            if len(chosen):
+                q = p[:, chosen]
+                rounded = functools.partial(_normal, shape, q)
+                hits = Hits(q / shape.grain, q, n[:, chosen], rounded, front, pits, seeds[:, who[chosen]])
+                cover(chosen, MATERIALS[name](hits))
     return Surface(color, gloss, metal, glow), normal
 
 

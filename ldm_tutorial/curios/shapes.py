@@ -61,7 +61,7 @@ def at(p: Tensor, x: float, y: float, z: float) -> Tensor:
     return p - column(float(x), float(y), float(z), p.device)
 
 
-def spin(p: Tensor, degrees: float, axis: str = "z") -> Tensor:
+def rotate(p: Tensor, degrees: float, axis: str = "z") -> Tensor:
     """Turn a shape by ``degrees`` about an axis (counter-clockwise seen from the axis's tip)."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y, z = p
@@ -139,13 +139,13 @@ def union(*distances: Tensor) -> Tensor:
     return best
 
 
-def blend(a: Tensor, b: Tensor, k: float) -> Tensor:
+def smooth_union(a: Tensor, b: Tensor, k: float) -> Tensor:
     """A union with a fillet of width ``k`` (polynomial smooth minimum)."""
     h = (k - (a - b).abs()).clamp_min(0) / k
     return torch.minimum(a, b) - h * h * (k / 4)
 
 
-def carve(a: Tensor, b: Tensor) -> Tensor:
+def subtract(a: Tensor, b: Tensor) -> Tensor:
     return torch.maximum(a, -b)
 
 
@@ -155,23 +155,27 @@ def carve(a: Tensor, b: Tensor) -> Tensor:
 def armchair(p: Tensor) -> dict[str, Tensor]:
     m = mirror(p)
     seat = box(at(p, 0, -0.32, 0.12), 0.55, 0.24, 0.52, 0.10)
-    back = blend(cylinder(at(p, 0, 0.32, -0.36), 0.62, 0.19, 2, 0.13), box(at(p, 0, -0.1, -0.36), 0.6, 0.45, 0.19, 0.12), 0.15)
-    arm = blend(box(at(m, 0.66, -0.22, 0.1), 0.17, 0.34, 0.54, 0.10), cylinder(at(m, 0.68, 0.1, 0.1), 0.2, 0.56, 2, 0.08), 0.08)
+    back = smooth_union(
+        cylinder(at(p, 0, 0.32, -0.36), 0.62, 0.19, 2, 0.13), box(at(p, 0, -0.1, -0.36), 0.6, 0.45, 0.19, 0.12), 0.15
+    )
+    arm = smooth_union(
+        box(at(m, 0.66, -0.22, 0.1), 0.17, 0.34, 0.54, 0.10), cylinder(at(m, 0.68, 0.1, 0.1), 0.2, 0.56, 2, 0.08), 0.08
+    )
     legs = union(*(cylinder(at(m, 0.62, -0.68, z), 0.075, 0.13) for z in (0.5, -0.38)))
-    return {"body": union(blend(seat, back, 0.06), arm), "feet": legs}
+    return {"body": union(smooth_union(seat, back, 0.06), arm), "feet": legs}
 
 
 def mug(p: Tensor) -> dict[str, Tensor]:
-    cup = carve(cylinder(at(p, -0.15, 0, 0), 0.62, 0.72, 1, 0.06), cylinder(at(p, -0.15, 0.25, 0), 0.53, 0.72, 1, 0.04))
+    cup = subtract(cylinder(at(p, -0.15, 0, 0), 0.62, 0.72, 1, 0.06), cylinder(at(p, -0.15, 0.25, 0), 0.53, 0.72, 1, 0.04))
     x, y, z = at(p, 0.48, 0.0, 0)
     handle = length(length(x, y * 0.85) - 0.33, z) - 0.095
     handle = torch.maximum(handle, -x - 0.04)  # the half of the ring that is outside the cup
-    return {"body": blend(cup, handle, 0.05)}
+    return {"body": smooth_union(cup, handle, 0.05)}
 
 
 def lamp(p: Tensor) -> dict[str, Tensor]:
-    shade = carve(cone(at(p, 0, 0.5, 0), 0.62, 0.34, 0.42, 0.02), cone(at(p, 0, 0.46, 0), 0.55, 0.27, 0.42, 0.0))
-    foot = blend(cylinder(at(p, 0, -0.88, 0), 0.36, 0.09, 1, 0.05), sphere(at(p, 0, -0.5, 0), 0.32), 0.1)
+    shade = subtract(cone(at(p, 0, 0.5, 0), 0.62, 0.34, 0.42, 0.02), cone(at(p, 0, 0.46, 0), 0.55, 0.27, 0.42, 0.0))
+    foot = smooth_union(cylinder(at(p, 0, -0.88, 0), 0.36, 0.09, 1, 0.05), sphere(at(p, 0, -0.5, 0), 0.32), 0.1)
     stick = cylinder(at(p, 0, 0.05, 0), 0.06, 0.5)
     return {"body": union(shade, foot), "stick": stick, "light": sphere(at(p, 0, 0.22, 0), 0.16)}
 
@@ -180,11 +184,11 @@ def teapot(p: Tensor) -> dict[str, Tensor]:
     body = ellipsoid(at(p, -0.02, -0.1, 0), 0.6, 0.5, 0.58)
     foot = cylinder(at(p, -0.02, -0.55, 0), 0.34, 0.07)
     lid = union(ellipsoid(at(p, -0.02, 0.34, 0), 0.32, 0.13, 0.32), sphere(at(p, -0.02, 0.53, 0), 0.1))
-    spout = blend(
+    spout = smooth_union(
         capsule(p, (0.45, -0.2, 0), (0.78, 0.1, 0), 0.17, 0.11), capsule(p, (0.78, 0.1, 0), (0.93, 0.3, 0), 0.11, 0.075), 0.08
     )
     handle = torus(at(p, -0.62, 0.0, 0), 0.3, 0.075)
-    return {"body": blend(union(body, foot, lid), blend(spout, handle, 0.02), 0.06)}
+    return {"body": smooth_union(union(body, foot, lid), smooth_union(spout, handle, 0.02), 0.06)}
 
 
 def table(p: Tensor) -> dict[str, Tensor]:
@@ -199,17 +203,17 @@ def bed(p: Tensor) -> dict[str, Tensor]:
     quilt = box(at(p, 0, -0.12, 0.12), 0.62, 0.24, 0.82, 0.13)
     frame = box(at(p, 0, -0.3, 0.08), 0.68, 0.13, 0.88, 0.05)
     arch = torch.maximum(cylinder(at(p, 0, -0.05, -0.84), 0.8, 0.11, 2, 0.05), p[0].abs() - 0.7)
-    head = blend(box(at(p, 0, 0.0, -0.84), 0.7, 0.5, 0.11, 0.05), arch, 0.05)
+    head = smooth_union(box(at(p, 0, 0.0, -0.84), 0.7, 0.5, 0.11, 0.05), arch, 0.05)
     foot = box(at(p, 0, -0.16, 0.94), 0.7, 0.34, 0.09, 0.06)
     legs = union(box(at(m, 0.6, -0.52, 0.94), 0.09, 0.14, 0.09), box(at(m, 0.6, -0.52, -0.84), 0.09, 0.14, 0.09))
-    pillow = ellipsoid(spin(at(m, 0.31, 0.2, -0.56), -28, "x"), 0.3, 0.13, 0.21)
+    pillow = ellipsoid(rotate(at(m, 0.31, 0.2, -0.56), -28, "x"), 0.3, 0.13, 0.21)
     return {"body": union(quilt, frame, head, foot, legs), "linen": pillow}
 
 
 def clock(p: Tensor) -> dict[str, Tensor]:
     m = mirror(p)
     case = cylinder(at(p, 0, -0.1, 0), 0.68, 0.26, 2, 0.09)
-    bell = carve(sphere(at(m, 0.42, 0.62, 0), 0.27), box(spin(at(m, 0.31, 0.46, 0), -34), 0.5, 0.1, 0.5))
+    bell = subtract(sphere(at(m, 0.42, 0.62, 0), 0.27), box(rotate(at(m, 0.31, 0.46, 0), -34), 0.5, 0.1, 0.5))
     legs = capsule(m, (0.4, -0.6, 0), (0.54, -0.88, 0.0), 0.09, 0.075)
     hammer = union(capsule(p, (0, 0.5, 0), (0, 0.78, 0), 0.045), capsule(p, (-0.1, 0.8, 0), (0.1, 0.8, 0), 0.075))
     face = at(p, 0, -0.1, 0.27)
@@ -227,7 +231,7 @@ def top_hat(p: Tensor) -> dict[str, Tensor]:
     brim = flat(length(x, z * 1.15) - 0.95, y - 0.1 * x * x, 0.07, 0.05)
     crown = cone(at(p, 0, 0.06, 0), 0.55, 0.64, 0.64, 0.06)
     band = cone(at(p, 0, -0.38, 0), 0.575, 0.6, 0.13, 0.02)
-    return {"body": blend(brim, crown, 0.06), "band": band}
+    return {"body": smooth_union(brim, crown, 0.06), "band": band}
 
 
 def car(p: Tensor) -> dict[str, Tensor]:
@@ -235,15 +239,15 @@ def car(p: Tensor) -> dict[str, Tensor]:
     x, y, z = at(p, -0.08, 0.16, 0)
     taper = (0.62 - 0.34 * (y + 0.1).clamp(0, 0.5)) / 0.62  # the cabin narrows upwards
     cabin = box(torch.stack([x / taper, y, z / (0.5 + 0.5 * taper)]), 0.58, 0.28, 0.39, 0.10) * 0.8
-    body = blend(body, cabin, 0.05)
+    body = smooth_union(body, cabin, 0.05)
     m = torch.stack([p[0], p[1], p[2].abs()])
     arch = union(*(cylinder(at(m, wx, -0.34, 0.42), 0.26, 0.16, 2) for wx in (-0.52, 0.55)))
     wheel = union(*(cylinder(at(m, wx, -0.34, 0.36), 0.22, 0.10, 2, 0.04) for wx in (-0.52, 0.55)))
     hub = union(*(cylinder(at(m, wx, -0.34, 0.44), 0.105, 0.05, 2, 0.02) for wx in (-0.52, 0.55)))
     side = union(box(at(m, -0.31, 0.2, 0.36), 0.18, 0.12, 0.05, 0.04), box(at(m, 0.12, 0.2, 0.36), 0.17, 0.12, 0.05, 0.04))
-    screen = box(spin(at(p, 0.42, 0.2, 0), 18), 0.035, 0.12, 0.29, 0.02)
+    screen = box(rotate(at(p, 0.42, 0.2, 0), 18), 0.035, 0.12, 0.29, 0.02)
     lamps = sphere(at(m, 0.92, -0.1, 0.26), 0.09)
-    return {"body": carve(body, arch), "tyre": wheel, "hub": hub, "window": union(side, screen), "light": lamps}
+    return {"body": subtract(body, arch), "tyre": wheel, "hub": hub, "window": union(side, screen), "light": lamps}
 
 
 def house(p: Tensor) -> dict[str, Tensor]:
@@ -267,15 +271,15 @@ def duck(p: Tensor) -> dict[str, Tensor]:
     tail = capsule(p, (-0.6, -0.2, 0), (-0.9, 0.12, 0), 0.22, 0.06)
     head = sphere(at(p, 0.35, 0.4, 0), 0.4)
     m = torch.stack([p[0], p[1], p[2].abs()])
-    wing = ellipsoid(spin(at(m, -0.2, -0.22, 0.43), 12), 0.36, 0.22, 0.13)
+    wing = ellipsoid(rotate(at(m, -0.2, -0.22, 0.43), 12), 0.36, 0.22, 0.13)
     beak = ellipsoid(at(p, 0.76, 0.33, 0), 0.22, 0.085, 0.17)
     eye = sphere(at(m, 0.5, 0.52, 0.31), 0.075)
-    return {"body": blend(blend(blend(body, tail, 0.2), head, 0.16), wing, 0.04), "beak": beak, "ink": eye}
+    return {"body": smooth_union(smooth_union(smooth_union(body, tail, 0.2), head, 0.16), wing, 0.04), "beak": beak, "ink": eye}
 
 
 def mushroom(p: Tensor) -> dict[str, Tensor]:
     cap = torch.maximum(ellipsoid(at(p, 0, 0.0, 0), 0.92, 0.74, 0.92), -(p[1] + 0.02) + 0.14 * (p[0] ** 2 + p[2] ** 2))
-    cap = blend(cap, torus(at(p, 0, 0.12, 0), 0.82, 0.09, 1), 0.08)
+    cap = smooth_union(cap, torus(at(p, 0, 0.12, 0), 0.82, 0.09, 1), 0.08)
     stem = cone(at(p, 0, -0.42, 0), 0.36, 0.26, 0.5, 0.1)
     return {"body": cap, "stem": stem}
 
@@ -298,10 +302,14 @@ def rocket(p: Tensor) -> dict[str, Tensor]:
 
 def cactus(p: Tensor) -> dict[str, Tensor]:
     trunk = capsule(p, (0, -0.4, 0), (0, 0.66, 0), 0.29)
-    left = blend(capsule(p, (0, 0.0, 0), (-0.52, 0.0, 0), 0.16), capsule(p, (-0.52, 0.0, 0), (-0.52, 0.4, 0), 0.17), 0.06)
-    right = blend(capsule(p, (0, -0.14, 0), (0.52, -0.14, 0), 0.15), capsule(p, (0.52, -0.14, 0), (0.52, 0.22, 0), 0.16), 0.06)
+    left = smooth_union(
+        capsule(p, (0, 0.0, 0), (-0.52, 0.0, 0), 0.16), capsule(p, (-0.52, 0.0, 0), (-0.52, 0.4, 0), 0.17), 0.06
+    )
+    right = smooth_union(
+        capsule(p, (0, -0.14, 0), (0.52, -0.14, 0), 0.15), capsule(p, (0.52, -0.14, 0), (0.52, 0.22, 0), 0.16), 0.06
+    )
     pot = union(cone(at(p, 0, -0.73, 0), 0.33, 0.44, 0.22), cylinder(at(p, 0, -0.48, 0), 0.5, 0.09))
-    return {"body": blend(trunk, union(left, right), 0.08), "pot": pot}
+    return {"body": smooth_union(trunk, union(left, right), 0.08), "pot": pot}
 
 
 def teddy_bear(p: Tensor) -> dict[str, Tensor]:
@@ -313,16 +321,16 @@ def teddy_bear(p: Tensor) -> dict[str, Tensor]:
     leg = capsule(m, (0.26, -0.7, 0.1), (0.42, -0.74, 0.48), 0.2, 0.21)
     muzzle = ellipsoid(at(p, 0, 0.27, 0.37), 0.19, 0.15, 0.15)
     face = union(sphere(at(m, 0.17, 0.47, 0.36), 0.062), ellipsoid(at(p, 0, 0.34, 0.5), 0.08, 0.06, 0.06))
-    return {"body": union(blend(body, head, 0.05), ear, arm, leg), "muzzle": muzzle, "ink": face}
+    return {"body": union(smooth_union(body, head, 0.05), ear, arm, leg), "muzzle": muzzle, "ink": face}
 
 
 def umbrella(p: Tensor) -> dict[str, Tensor]:
-    q = spin(p, 14)
+    q = rotate(p, 14)
     x, y, z = q
     rib = torch.cos(torch.atan2(z, x) * 8)  # eight panels
     rim = length(x, z)
     dome = ellipsoid(at(q, 0, 0.0, 0), 0.98, 0.78, 0.98)
-    shell = carve(dome, ellipsoid(at(q, 0, -0.05, 0), 0.93, 0.74, 0.93))
+    shell = subtract(dome, ellipsoid(at(q, 0, -0.05, 0), 0.93, 0.74, 0.93))
     shell = torch.maximum(shell, 0.1 - y + 0.07 * rib * (rim / 0.98) ** 2) * 0.85
     stick = union(capsule(q, (0, -0.7, 0), (0, 0.9, 0), 0.05), capsule(q, (0, 0.8, 0), (0, 0.93, 0), 0.05, 0.02))
     hx, hy, hz = at(q, 0.15, -0.7, 0)
@@ -347,17 +355,24 @@ def flying_bat(p: Tensor) -> dict[str, Tensor]:
     eyes = sphere(at(m, 0.085, 0.31, 0.265), 0.06)
     pupil = sphere(at(m, 0.083, 0.305, 0.315), 0.028)
     fang = capsule(m, (0.05, 0.18, 0.27), (0.05, 0.11, 0.28), 0.028, 0.008)
-    return {"body": union(blend(body, head, 0.06), ear, blend(wing, bone, 0.02), feet), "eye": eyes, "ink": pupil, "dial": fang}
+    return {
+        "body": union(smooth_union(body, head, 0.06), ear, smooth_union(wing, bone, 0.02), feet),
+        "eye": eyes,
+        "ink": pupil,
+        "dial": fang,
+    }
 
 
 def baseball_bat(p: Tensor) -> dict[str, Tensor]:
-    q = spin(at(p, -0.05, 0.02, 0), -38)
-    barrel = blend(capsule(q, (0, 0.05, 0), (0, 0.86, 0), 0.15, 0.21), capsule(q, (0, -0.5, 0), (0, 0.2, 0), 0.085, 0.15), 0.1)
+    q = rotate(at(p, -0.05, 0.02, 0), -38)
+    barrel = smooth_union(
+        capsule(q, (0, 0.05, 0), (0, 0.86, 0), 0.15, 0.21), capsule(q, (0, -0.5, 0), (0, 0.2, 0), 0.085, 0.15), 0.1
+    )
     grip = capsule(q, (0, -0.98, 0), (0, -0.5, 0), 0.085)
     knob = cylinder(at(q, 0, -1.06, 0), 0.14, 0.05, 1, 0.04)
     b = at(p, 0.58, -0.52, 0.12)
     ball = sphere(b, 0.24)
-    seam = torus(at(mirror(spin(spin(b, 24, "y"), 25, "z")), 0.15, 0, 0), 0.185, 0.026, 0)
+    seam = torus(at(mirror(rotate(rotate(b, 24, "y"), 25, "z")), 0.15, 0, 0), 0.185, 0.026, 0)
     return {"body": union(barrel, knob), "grip": grip, "ball": ball, "stitch": seam}
 
 
