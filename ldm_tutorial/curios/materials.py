@@ -42,23 +42,28 @@ class Surface:
 
 
 def rgb(like: Tensor, r: float, g: float, b: float) -> Tensor:
+    """A colour (sRGB, 0..1) as [3, 1], on the device of ``like``."""
     return like.new_tensor([[r], [g], [b]])
 
 
 def mix(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """From ``a`` (where ``t`` is 0) to ``b`` (where it is 1), linearly."""
     return a + (b - a) * t
 
 
 def smoothstep(low: float, high: float, x: Tensor) -> Tensor:
+    """0 below ``low``, 1 above ``high``, and a smooth cubic between."""
     t = ((x - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def unit(v: Tensor) -> Tensor:
+    """Vectors [3, R] of length 1."""
     return v / v.square().sum(0).sqrt().clamp_min(1e-6)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The dot product of vectors [3, R]: [R]."""
     return (a * b).sum(0)
 
 

@@ -71,36 +71,39 @@ class Rays:
         return d / d.square().sum(0).sqrt()
 
 
+def _doubles(values) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)  # the camera is computed in double precision: the same on every machine
+
+
+def _direction(azimuth: Tensor, height: Tensor) -> Tensor:
+    """Unit vectors [3, B] from angles in radians; azimuth 0 looks along z."""
+    return torch.stack([azimuth.sin() * height.cos(), height.sin(), azimuth.cos() * height.cos()])
+
+
 def _aim(scenes: list[Scene], shape: Shape, device: torch.device) -> Rays:
     """Place the camera so that the enclosing box spans ``fill`` of the frame."""
-
-
-    def t(values) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64)  # double: identical on every machine
-
-    yaw, pitch = (torch.deg2rad(t([s.yaw + shape.turn for s in scenes])), torch.deg2rad(t([s.pitch for s in scenes])))
-    zero = torch.zeros_like(yaw)
-    back = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()])
-    right = torch.stack([yaw.cos(), zero, -yaw.sin()])
+    yaw = torch.deg2rad(_doubles([s.yaw + shape.turn for s in scenes]))
+    pitch = torch.deg2rad(_doubles([s.pitch for s in scenes]))
+    back = _direction(yaw, pitch)
+    right = torch.stack([yaw.cos(), torch.zeros_like(yaw), -yaw.sin()])
     up = torch.linalg.cross(back, right, dim=0)
-    low, high = t(shape.low), t(shape.high)
-    corners = torch.stack(torch.meshgrid(*torch.stack([low, high], 1), indexing="ij"), -1).reshape(8, 3)
-    corners = corners - (low + high) / 2
+    low, high = _doubles(shape.low), _doubles(shape.high)
+    centre = (low + high) / 2
+    corners = torch.stack(torch.meshgrid(*torch.stack([low, high], 1), indexing="ij"), -1).reshape(8, 3) - centre
     x, y, z = (corners @ axis for axis in (right, up, back))  # each [8, B]
-    fill, distance = t([s.fill for s in scenes]), torch.full_like(yaw, 6.0)
+    fill, distance = _doubles([s.fill for s in scenes]), torch.full_like(yaw, 6.0)
     for _ in range(12):  # the span shrinks with the distance: a fixed point
         u, v = FOCAL * x / (distance - z), FOCAL * y / (distance - z)
         span = torch.maximum(u.amax(0) - u.amin(0), v.amax(0) - v.amin(0)) / 2
         distance = distance * (span / fill)
-    shift = t([s.shift for s in scenes]).T
-    middle = torch.stack(
-        [-(w.amax(0) + w.amin(0)) / 2 + s * (1 - (w.amax(0) - w.amin(0)) / 2) * 0.6 for w, s in zip((u, v), shift)]
-    )
-    azimuth, height = (torch.deg2rad(t([s.light[i] for s in scenes])) for i in (0, 1))
-    azimuth = azimuth + yaw
-    light = torch.stack([azimuth.sin() * height.cos(), height.sin(), azimuth.cos() * height.cos()])
-    eye = back * distance + ((low + high) / 2)[:, None]
-    return Rays(*(a.float().to(device) for a in (eye, right, up, back, middle, light)))
+    middle = []
+    for w, shift in zip((u, v), _doubles([s.shift for s in scenes]).T, strict=True):
+        margin = 1 - (w.amax(0) - w.amin(0)) / 2
+        middle.append(-(w.amax(0) + w.amin(0)) / 2 + shift * margin * 0.6)
+    azimuth = torch.deg2rad(_doubles([s.light[0] for s in scenes])) + yaw
+    light = _direction(azimuth, torch.deg2rad(_doubles([s.light[1] for s in scenes])))
+    eye = back * distance + centre[:, None]
+    return Rays(*(a.float().to(device) for a in (eye, right, up, back, torch.stack(middle), light)))
 
 
 def _slab(shape: Shape, o: Tensor, d: Tensor, margin: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,8 @@ class Shape:
 
 @functools.lru_cache(maxsize=1024)
 def column(x: float, y: float, z: float, device: torch.device) -> Tensor:
-    return torch.tensor([[x], [y], [z]], device=device)  # kept: making a small tensor costs more than using it
+    """A point as [3, 1]. It is kept: making a small tensor costs more than using it."""
+    return torch.tensor([[x], [y], [z]], device=device)
 
 
 def at(p: Tensor, x: float, y: float, z: float) -> Tensor:
@@ -78,6 +79,7 @@ def mirror(p: Tensor) -> Tensor:
 
 
 def length(*parts: Tensor) -> Tensor:
+    """The length of vectors given by their coordinates [R]."""
     total = parts[0] * parts[0]
     for part in parts[1:]:
         total = torch.addcmul(total, part, part)
@@ -85,10 +87,12 @@ def length(*parts: Tensor) -> Tensor:
 
 
 def sphere(p: Tensor, radius: float) -> Tensor:
+    """A ball about the origin."""
     return length(*p) - radius
 
 
 def ellipsoid(p: Tensor, a: float, b: float, c: float) -> Tensor:
+    """An ellipsoid with half axes a, b, c (the distance is exact at the surface only)."""
     inverse = column(1.0 / a, 1.0 / b, 1.0 / c, p.device)
     q = p * inverse
     k0, k1 = length(*q), length(*(q * inverse))
@@ -108,6 +112,7 @@ def flat(d: Tensor, h: Tensor, thick: float, round: float = 0.03) -> Tensor:
 
 
 def cylinder(p: Tensor, radius: float, half: float, axis: int = 1, round: float = 0.03) -> Tensor:
+    """A cylinder about an axis, ``half`` long to either side."""
     u, v = [p[i] for i in range(3) if i != axis]
     return flat(length(u, v) - radius, p[axis], half, round)
 
@@ -128,11 +133,13 @@ def capsule(p: Tensor, a: tuple, b: tuple, ra: float, rb: float | None = None) -
 
 
 def torus(p: Tensor, major: float, minor: float, axis: int = 2) -> Tensor:
+    """A ring of radius ``major``, ``minor`` thick, about an axis."""
     u, v = [p[i] for i in range(3) if i != axis]
     return length(length(u, v) - major, p[axis]) - minor
 
 
 def union(*distances: Tensor) -> Tensor:
+    """All of the shapes together."""
     best = distances[0]
     for d in distances[1:]:
         best = torch.minimum(best, d)
@@ -146,6 +153,7 @@ def smooth_union(a: Tensor, b: Tensor, k: float) -> Tensor:
 
 
 def subtract(a: Tensor, b: Tensor) -> Tensor:
+    """The first shape without what the second one takes away."""
     return torch.maximum(a, -b)
 
 
@@ -153,6 +161,7 @@ def subtract(a: Tensor, b: Tensor) -> Tensor:
 
 
 def armchair(p: Tensor) -> dict[str, Tensor]:
+    """A seat, a back with a round top, two arms and four feet."""
     m = mirror(p)
     seat = box(at(p, 0, -0.32, 0.12), 0.55, 0.24, 0.52, 0.10)
     back = smooth_union(
@@ -166,6 +175,7 @@ def armchair(p: Tensor) -> dict[str, Tensor]:
 
 
 def mug(p: Tensor) -> dict[str, Tensor]:
+    """A hollow cup with half a ring for a handle."""
     cup = subtract(cylinder(at(p, -0.15, 0, 0), 0.62, 0.72, 1, 0.06), cylinder(at(p, -0.15, 0.25, 0), 0.53, 0.72, 1, 0.04))
     x, y, z = at(p, 0.48, 0.0, 0)
     handle = length(length(x, y * 0.85) - 0.33, z) - 0.095
@@ -174,6 +184,7 @@ def mug(p: Tensor) -> dict[str, Tensor]:
 
 
 def lamp(p: Tensor) -> dict[str, Tensor]:
+    """A table lamp: a shade with a bulb in it, a stick, a round foot."""
     shade = subtract(cone(at(p, 0, 0.5, 0), 0.62, 0.34, 0.42, 0.02), cone(at(p, 0, 0.46, 0), 0.55, 0.27, 0.42, 0.0))
     foot = smooth_union(cylinder(at(p, 0, -0.88, 0), 0.36, 0.09, 1, 0.05), sphere(at(p, 0, -0.5, 0), 0.32), 0.1)
     stick = cylinder(at(p, 0, 0.05, 0), 0.06, 0.5)
@@ -181,6 +192,7 @@ def lamp(p: Tensor) -> dict[str, Tensor]:
 
 
 def teapot(p: Tensor) -> dict[str, Tensor]:
+    """A round pot with foot, lid, spout and handle."""
     body = ellipsoid(at(p, -0.02, -0.1, 0), 0.6, 0.5, 0.58)
     foot = cylinder(at(p, -0.02, -0.55, 0), 0.34, 0.07)
     lid = union(ellipsoid(at(p, -0.02, 0.34, 0), 0.32, 0.13, 0.32), sphere(at(p, -0.02, 0.53, 0), 0.1))
@@ -192,6 +204,7 @@ def teapot(p: Tensor) -> dict[str, Tensor]:
 
 
 def table(p: Tensor) -> dict[str, Tensor]:
+    """A top on four legs."""
     m = torch.stack([p[0].abs(), p[1], p[2].abs()])
     top = box(at(p, 0, 0.42, 0), 0.98, 0.12, 0.64, 0.05)
     leg = box(at(m, 0.8, -0.15, 0.46), 0.12, 0.5, 0.12, 0.04)
@@ -199,6 +212,7 @@ def table(p: Tensor) -> dict[str, Tensor]:
 
 
 def bed(p: Tensor) -> dict[str, Tensor]:
+    """A quilt on a frame, an arched headboard, two pillows."""
     m = mirror(p)
     quilt = box(at(p, 0, -0.12, 0.12), 0.62, 0.24, 0.82, 0.13)
     frame = box(at(p, 0, -0.3, 0.08), 0.68, 0.13, 0.88, 0.05)
@@ -211,6 +225,7 @@ def bed(p: Tensor) -> dict[str, Tensor]:
 
 
 def clock(p: Tensor) -> dict[str, Tensor]:
+    """An alarm clock: two bells and a hammer, a dial with twelve ticks and two hands."""
     m = mirror(p)
     case = cylinder(at(p, 0, -0.1, 0), 0.68, 0.26, 2, 0.09)
     bell = subtract(sphere(at(m, 0.42, 0.62, 0), 0.27), box(rotate(at(m, 0.31, 0.46, 0), -34), 0.5, 0.1, 0.5))
@@ -227,6 +242,7 @@ def clock(p: Tensor) -> dict[str, Tensor]:
 
 
 def top_hat(p: Tensor) -> dict[str, Tensor]:
+    """A tall hat with a curved brim and a band."""
     x, y, z = at(p, 0, -0.56, 0)
     brim = flat(length(x, z * 1.15) - 0.95, y - 0.1 * x * x, 0.07, 0.05)
     crown = cone(at(p, 0, 0.06, 0), 0.55, 0.64, 0.64, 0.06)
@@ -235,6 +251,7 @@ def top_hat(p: Tensor) -> dict[str, Tensor]:
 
 
 def car(p: Tensor) -> dict[str, Tensor]:
+    """A car with a narrower cabin, four wheels, windows and headlamps."""
     body = box(at(p, 0, -0.14, 0), 0.95, 0.22, 0.42, 0.12)
     x, y, z = at(p, -0.08, 0.16, 0)
     taper = (0.62 - 0.34 * (y + 0.1).clamp(0, 0.5)) / 0.62  # the cabin narrows upwards
@@ -251,6 +268,7 @@ def car(p: Tensor) -> dict[str, Tensor]:
 
 
 def house(p: Tensor) -> dict[str, Tensor]:
+    """Walls, a pitched roof, a chimney, a door and windows."""
     x, y, z = p
     wall = box(at(p, 0, -0.35, 0), 0.62, 0.45, 0.52, 0.02)
     gable = torch.maximum(torch.maximum((x.abs() * 0.72 + (y - 0.56) * 0.69), -y - 0.2), z.abs() - 0.52)
@@ -267,6 +285,7 @@ def house(p: Tensor) -> dict[str, Tensor]:
 
 
 def duck(p: Tensor) -> dict[str, Tensor]:
+    """A swimming duck with a beak and two eyes."""
     body = ellipsoid(at(p, -0.1, -0.3, 0), 0.72, 0.46, 0.5)
     tail = capsule(p, (-0.6, -0.2, 0), (-0.9, 0.12, 0), 0.22, 0.06)
     head = sphere(at(p, 0.35, 0.4, 0), 0.4)
@@ -278,6 +297,7 @@ def duck(p: Tensor) -> dict[str, Tensor]:
 
 
 def mushroom(p: Tensor) -> dict[str, Tensor]:
+    """A cap on a stem."""
     cap = torch.maximum(ellipsoid(at(p, 0, 0.0, 0), 0.92, 0.74, 0.92), -(p[1] + 0.02) + 0.14 * (p[0] ** 2 + p[2] ** 2))
     cap = smooth_union(cap, torus(at(p, 0, 0.12, 0), 0.82, 0.09, 1), 0.08)
     stem = cone(at(p, 0, -0.42, 0), 0.36, 0.26, 0.5, 0.1)
@@ -285,6 +305,7 @@ def mushroom(p: Tensor) -> dict[str, Tensor]:
 
 
 def rocket(p: Tensor) -> dict[str, Tensor]:
+    """A hull with a round window, three fins and a nozzle."""
     x, y, z = p
     t = ((y + 0.7) / 1.7).clamp(0, 1)
     radius = 0.42 * (4 * (0.22 + 0.78 * t) * (1 - (0.22 + 0.78 * t))).clamp_min(0).sqrt().clamp_min(0.03)
@@ -301,6 +322,7 @@ def rocket(p: Tensor) -> dict[str, Tensor]:
 
 
 def cactus(p: Tensor) -> dict[str, Tensor]:
+    """A trunk with two arms in a flower pot."""
     trunk = capsule(p, (0, -0.4, 0), (0, 0.66, 0), 0.29)
     left = smooth_union(
         capsule(p, (0, 0.0, 0), (-0.52, 0.0, 0), 0.16), capsule(p, (-0.52, 0.0, 0), (-0.52, 0.4, 0), 0.17), 0.06
@@ -313,6 +335,7 @@ def cactus(p: Tensor) -> dict[str, Tensor]:
 
 
 def teddy_bear(p: Tensor) -> dict[str, Tensor]:
+    """A sitting bear."""
     m = mirror(p)
     body = ellipsoid(at(p, 0, -0.35, 0), 0.46, 0.48, 0.4)
     head = ellipsoid(at(p, 0, 0.38, 0.03), 0.44, 0.38, 0.38)
@@ -325,6 +348,7 @@ def teddy_bear(p: Tensor) -> dict[str, Tensor]:
 
 
 def umbrella(p: Tensor) -> dict[str, Tensor]:
+    """An open umbrella of eight panels with a hooked stick, held aslant."""
     q = rotate(p, 14)
     x, y, z = q
     rib = torch.cos(torch.atan2(z, x) * 8)  # eight panels
@@ -339,6 +363,7 @@ def umbrella(p: Tensor) -> dict[str, Tensor]:
 
 
 def flying_bat(p: Tensor) -> dict[str, Tensor]:
+    """The animal, its wings spread."""
     m = mirror(p)
     x, y, z = m
     body = ellipsoid(at(p, 0, -0.1, 0.04), 0.2, 0.32, 0.18)
@@ -364,6 +389,7 @@ def flying_bat(p: Tensor) -> dict[str, Tensor]:
 
 
 def baseball_bat(p: Tensor) -> dict[str, Tensor]:
+    """A slanted bat with a grip, and a ball with a seam beside it."""
     q = rotate(at(p, -0.05, 0.02, 0), -38)
     barrel = smooth_union(
         capsule(q, (0, 0.05, 0), (0, 0.86, 0), 0.15, 0.21), capsule(q, (0, -0.5, 0), (0, 0.2, 0), 0.085, 0.15), 0.1

@@ -139,25 +139,6 @@ def held_out(object: str, material: str) -> bool:
     return (5 * OBJECTS.index(object) + 3 * list(MATERIALS).index(material)) % 7 == 0
 
 
-@functools.cache
-def _splits() -> dict[str, list[tuple[str, str]]]:
-    every = list(itertools.product(OBJECTS, MATERIALS))
-    kept = [pair for pair in every if held_out(*pair)]
-    trained = [pair for pair in every if not held_out(*pair)]
-    shuffled = sorted(kept, key=lambda pair: hashlib.sha256("|".join(pair).encode()).hexdigest())
-    shuffled.remove(("armchair", "avocado"))
-    dev = [pair for pair in kept if pair in shuffled[:20]]
-    test = [pair for pair in kept if pair not in dev]
-    return {
-        "train": trained,
-        "validation": trained,
-        "held_out": kept,
-        "held_out_dev": dev,
-        "held_out_test": test,
-        "all": every,
-    }
-
-
 def pairs(split: str) -> list[tuple[str, str]]:
     """The (object, material) pairs of a split. "validation" has the training pairs in other views, "all" every pair.
 
@@ -169,7 +150,22 @@ def pairs(split: str) -> list[tuple[str, str]]:
     """
     if split not in SPLITS:
         raise UserError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
-    return list(_splits()[split])
+    return list(_pairs(split))
+
+
+@functools.cache
+def _pairs(split: str) -> list[tuple[str, str]]:
+    every = list(itertools.product(OBJECTS, MATERIALS))
+    if split == "all":
+        return every
+    kept = [pair for pair in every if held_out(*pair)]
+    if split == "held_out":
+        return kept
+    if split in ("train", "validation"):
+        return [pair for pair in every if pair not in kept]
+    others = [pair for pair in kept if pair != ("armchair", "avocado")]
+    others.sort(key=lambda pair: hashlib.sha256("|".join(pair).encode()).hexdigest())
+    return [pair for pair in kept if (pair in others[:20]) == (split == "held_out_dev")]
 
 
 NEAR = {  # words that people use for what Curios has under another name
@@ -180,7 +176,10 @@ NEAR = {  # words that people use for what Curios has under another name
     "magma": "lava", "stone": "marble", "metal": "golden", "timber": "wooden", "pancake": "waffle", "melon": "watermelon",
     "checkered": "chequered", "checked": "chequered", "gray": "grey", "violet": "purple", "red": "pink", "black": "grey",
 }  # fmt: skip
-SILENT = set("the with and of to in into on at by for from is that this some very please draw make show me".split())
+SILENT = {
+    "the", "with", "and", "of", "to", "in", "into", "on", "at", "by", "for", "from", "is", "that", "this", "some", "very",
+    "please", "draw", "make", "show", "me",
+}  # fmt: skip
 
 
 def note_unknown_words(prompt: str) -> str | None:
