@@ -1,0 +1,184 @@
+"""`ldm export`: the networks of a saved model as ONNX graphs, without a second copy of their weights.
+
+A graph's large tensors stay in the ``.safetensors`` file beside it: ONNX keeps a tensor as (file, offset, length), and a
+safetensors file is raw tensors behind a header. What is stored in half precision is cast when the graph is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..checkpoints import load_models
+from ..errors import UserError
+from ..files import CHECKSUMS, atomic_write, write_checksums, write_json
+from ..models import Models
+from .engine import GRAPHS, SETTINGS
+
+SMALL = 256  # numbers: what is smaller stays in the graph
+
+
+class _UNet(nn.Module):
+    def __init__(self, models: Models):
+        super().__init__()
+        self.unet = models.unet
+
+    def forward(self, sample, timestep, encoder_hidden_states):
+        return self.unet(sample, timestep, encoder_hidden_states).sample
+
+
+class _TextEncoder(nn.Module):
+    def __init__(self, models: Models):
+        super().__init__()
+        self.text_encoder = models.text_encoder
+
+    def forward(self, input_ids):
+        return self.text_encoder(input_ids)[0]
+
+
+class _Decoder(nn.Module):
+    def __init__(self, models: Models):
+        super().__init__()
+        self.vae = models.vae
+
+    def forward(self, latents):
+        shift = self.vae.config.get("shift_factor") or 0
+        return self.vae.decode(latents / self.vae.config.scaling_factor + shift).sample
+
+
+def export(folder: str | Path, progress: bool = True) -> list[Path]:
+    """Write the graphs and ``engine.json`` into a model's folder; returns what was written.
+
+    Raises:
+        UserError: when the export's libraries are missing, the folder holds no model or can't be written.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError("Exporting needs onnx and onnxscript: `pip install 'ldm-tutorial[export]'`.") from None
+    from tqdm.auto import tqdm
+
+    folder = Path(folder)
+    models = load_models(folder, "cpu")
+    states = models.encode_text(["a mug", ""])
+    latents = torch.zeros(2, *models.latent_shape())
+    jobs = {
+        "text_encoder": (_TextEncoder(models), {"input_ids": models.tokenize(["a mug", ""])}, "text_encoder"),
+        "unet": (
+            _UNet(models),
+            {"sample": latents, "timestep": torch.tensor(500), "encoder_hidden_states": states},
+            "unet",
+        ),
+        "decoder": (_Decoder(models), {"latents": latents}, "vae"),
+    }
+    written = []
+    for name, (network, inputs, part) in tqdm(jobs.items(), desc="export", disable=not progress):
+        target = folder / GRAPHS[name]
+        export_graph(network.eval(), inputs, folder / part, target)
+        written.append(target)
+    scheduler = {key: value for key, value in models.scheduler.config.items() if not key.startswith("_")}
+    settings = {
+        "latent_shape": list(models.latent_shape()),
+        "model_max_length": models.tokenizer.model_max_length,
+        "pad_token_id": models.tokenizer.pad_token_id,
+        "scheduler": scheduler,
+        "alphas_cumprod": [float(a) for a in models.scheduler.alphas_cumprod],
+    }
+    write_json(folder / SETTINGS, settings)
+    if not (folder / "tokenizer" / "tokenizer.json").exists():
+        models.tokenizer.backend_tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+    if (folder / CHECKSUMS).exists():
+        write_checksums(folder)
+    return [*written, folder / SETTINGS]
+
+
+def export_graph(network: nn.Module, inputs: dict[str, torch.Tensor], part: Path, target: Path) -> None:
+    """Export one network, for any batch size, to a graph whose weights are those of the safetensors file in ``part``."""
+    import onnx
+
+    batch = torch.export.Dim("batch")
+    shapes = {name: {0: batch} if value.ndim else {} for name, value in inputs.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole.onnx"
+        torch.onnx.export(
+            network, tuple(inputs.values()), whole, input_names=list(inputs), dynamic_shapes=tuple(shapes.values()),
+            dynamo=True, verbose=False,
+        )  # fmt: skip
+        model = onnx.load(whole)
+    file = next(iter(sorted(part.glob("*.safetensors"))), None)
+    if file is not None:
+        share_weights(model, file)
+    for node in model.graph.node:  # where each operation came from: megabytes, and names of this machine's files
+        del node.metadata_props[:]
+        node.doc_string = ""
+    with atomic_write(target) as path:
+        onnx.save(model, path)
+
+
+def share_weights(model, file: Path) -> int:
+    """Let the graph's large tensors point into a safetensors file, with a Transpose and a Cast where needed. Returns how many
+    were found there; the others stay in the graph."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    stored, start = read_safetensors(file)
+    by_digest = {}
+    for name, (_, values) in stored.items():
+        as_floats = values.astype(np.float32)
+        by_digest[as_floats.shape, as_floats.tobytes()] = name, False
+        if as_floats.ndim == 2:
+            turned = np.ascontiguousarray(as_floats.T)
+            by_digest.setdefault((turned.shape, turned.tobytes()), (name, True))
+
+    found, nodes = [], []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < SMALL:
+            continue
+        values = numpy_helper.to_array(tensor)
+        name, turned = by_digest.get((values.shape, values.tobytes()), (None, False))
+        if name is None:
+            continue
+        entry, _ = stored[name]
+        half = entry["dtype"] == "F16"
+        pointer = onnx.TensorProto(name=f"{name}.stored", dims=entry["shape"], data_location=onnx.TensorProto.EXTERNAL)
+        pointer.data_type = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
+        begin, end = entry["data_offsets"]
+        for key, value in (("location", file.name), ("offset", start + begin), ("length", end - begin)):
+            pointer.external_data.add(key=key, value=str(value))
+        steps = ([("Transpose", {"perm": [1, 0]})] if turned else []) + [("Cast", {"to": onnx.TensorProto.FLOAT})]
+        current = pointer.name
+        for k, (operation, attributes) in enumerate(steps):
+            result = tensor.name if k + 1 == len(steps) else f"{tensor.name}.{operation}"
+            nodes.append(helper.make_node(operation, [current], [result], name=f"{tensor.name}.{operation}", **attributes))
+            current = result
+        found.append((tensor, pointer))
+    pointers = {}
+    for tensor, pointer in found:
+        model.graph.initializer.remove(tensor)
+        pointers[pointer.name] = pointer
+    model.graph.initializer.extend(pointers.values())
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])
+    return len(found)
+
+
+def read_safetensors(file: Path) -> tuple[dict, int]:
+    """{name: (entry of the header, values)} of a safetensors file, and where its tensors begin in the file."""
+    kinds = {"F16": np.float16, "F32": np.float32}
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    stored = {}
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] in kinds:
+            begin, end = entry["data_offsets"]
+            values = np.frombuffer(content[start + begin : start + end], kinds[entry["dtype"]])
+            stored[name] = entry, values.reshape(entry["shape"])
+    return stored, start
