@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from .errors import UserError
 from .files import WEIGHTS, verify_checksums, write_checksums
 from .models import Models, default_device
+from .text import About
 
 RESTORE = "restore them: `git checkout -- ldm_tutorial/weights`, or download the project again"
 
@@ -47,9 +48,9 @@ def check_folder(folder: str | Path) -> Path:
     return folder
 
 
-def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = None) -> Path:
+def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = None, about: About | None = None) -> Path:
     """Write a folder that plain diffusers loads: fp16 tensors, safetensors only, with checksums. It is written beside its
-    place and moved there when it is whole; a model that was there before goes then.
+    place and moved there when it is whole; a model that was there before goes then. ``about`` is what it says of itself.
 
     Raises:
         UserError: see :func:`check_folder`.
@@ -58,7 +59,7 @@ def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = Non
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        _write(models, scratch, clip)
+        _write(models, scratch, clip, about)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -70,7 +71,7 @@ def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = Non
     return folder
 
 
-def _write(models: Models, scratch: Path, clip: CLIPModel | None) -> None:
+def _write(models: Models, scratch: Path, clip: CLIPModel | None, about: About | None) -> None:
     parts = {
         "vae": models.vae,
         "unet": models.unet,
@@ -101,6 +102,8 @@ def _write(models: Models, scratch: Path, clip: CLIPModel | None) -> None:
         "image_encoder": [None, None], "requires_safety_checker": False,
     }  # fmt: skip
     (scratch / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    if about:
+        about.write(scratch)
     write_checksums(scratch)
 
 

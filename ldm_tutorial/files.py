@@ -1,16 +1,67 @@
-"""Files that are whole or not there at all, and the checksums that prove it."""
+"""Files that are whole or not there at all, the checksums that prove it, and what a disk says when it refuses."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import UserError
+
 CHECKSUMS = "checksums.json"
 WEIGHTS = Path(__file__).parent / "weights" / "curios-64"  # the shipped model
+
+# What libraries that raise no OSError say of a disk: safetensors and tokenizers are written in Rust, torch in C++.
+REFUSALS = "no space left on device|read-only file system|permission denied|disk quota exceeded|file too large"
+
+
+def disk_reason(error: BaseException) -> str | None:
+    """Why a disk refused to write or read, or None where an error is about something else."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    found = re.search(REFUSALS, str(error), re.IGNORECASE)
+    return found[0] if found else None
+
+
+@contextmanager
+def disk_errors(place: str | Path, cure: str) -> Iterator[None]:
+    """Around writing to ``place``: where the disk refuses, one sentence that names the place, and ``cure``, how to move it.
+
+    Raises:
+        UserError: for a disk that is full, read-only, or refuses for another reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = disk_reason(error)
+        if reason is None:
+            raise
+        raise UserError(f"Can't write to {str(place)!r} ({reason}): free some space there, or {cure}.") from None
+
+
+def check_place(path: str | Path) -> None:
+    """Whether a file or folder can be made at ``path``, with the folders above it. Nothing is made.
+
+    Raises:
+        UserError: for a name that no file can have, a file where a folder is needed, or no right to write.
+    """
+    place = Path(path).absolute()
+    missing = True
+    while missing:
+        try:
+            os.stat(place)
+            missing = False
+        except FileNotFoundError:
+            place = place.parent
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"Can't use {str(path)[:80]!r} ({reason}): choose another place.") from None
+    if not os.access(place, os.W_OK):
+        raise UserError(f"Can't write {str(path)!r}: choose a folder that you may write to.")
 
 
 def sha256(path: Path) -> str:

@@ -5,12 +5,17 @@ Notebook 01 builds these conversions by hand.
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from .errors import UserError
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none of them runs another program to be read
+LARGEST = 89_478_485  # pixels of one picture: above this, Pillow warns of files made to fill the memory
 
 
 def to_model(images: Tensor) -> Tensor:
@@ -31,20 +36,102 @@ def psnr(images: Tensor, others: Tensor) -> Tensor:
     return -10 * error.clamp(min=1e-10).log10()
 
 
-def to_square(image: Image.Image, side: int) -> np.ndarray:
-    """Any picture -> uint8 [side, side, 3]: turned as its EXIF tag says, on white where it is transparent, grey (16 bit
-    too) to RGB, its centre cut out and resized (Lanczos).
+def load_picture(source, background: str = "white", side: int | None = None) -> Image.Image:
+    """A picture file (a path, or a file that is open for reading bytes) as an RGB image: turned as its EXIF tag says, its
+    colours brought to sRGB, 16 bit to 8, the first picture of an animation, laid on ``background`` where it is transparent.
+    Where only a small one of this ``side`` is wanted, a large JPEG is decoded no larger than needed.
 
     Raises:
-        ValueError: for pixels that have no defined range (floating point).
+        UserError: for a file that is no picture, or one whose pixels can't be shown. The message is the reason alone, for the
+            caller knows what the picture is called.
     """
-    image.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded no larger than needed
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bit, which PIL's own conversion would cut off at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels")
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > LARGEST or max(width, height) > 20 * min(width, height):
+                raise UserError(f"it has {width:,} x {height:,} pixels: give a smaller or squarer one")
+            if side:
+                image.draft("RGB", (2 * side, 2 * side))
+            return to_rgb(image, background)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise UserError(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    """Why a file is no picture."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is in none of the formats {', '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {2 * LARGEST:,} pixels: give a smaller one"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = str(error).splitlines()
+    return f"it is damaged: {said[0][:80]}" if said else f"it is damaged: {type(error).__name__}"
+
+
+def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
+    """Any image that Pillow opens as RGB, 8 bit; see :func:`load_picture`.
+
+    Raises:
+        UserError: for pixels that have no defined range (floating point, 32 bit); the message is the reason alone.
+    """
+    image.load()
+    image = _upright(image)
+    if image.mode == "F":
+        raise UserError("its pixels are floating-point numbers, which have no defined range: save it with 8 bits a channel")
+    if image.mode.startswith("I"):  # 16 bit, which Pillow's own conversion would cut off at 255
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UserError("its pixels are 32-bit numbers, which have no defined range: save it with 8 bits a channel")
+        image = Image.fromarray((values // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    image = _to_srgb(image)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+    return image.convert("RGB")
+
+
+# What undoes each value of EXIF's orientation. (ImageOps.exif_transpose writes the other tags anew and fails where one of
+# them is odd.)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # a damaged tag says nothing
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """The image with its colours as its own colour profile means them, where it has one that can be used."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image
+    target = "RGBA" if image.mode == "RGBA" else "RGB"
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=target)
+    except (ImageCms.PyCMSError, OSError, ValueError):  # damaged, or of another kind of pixels
+        return image
+
+
+def to_square(image: Image.Image, side: int) -> np.ndarray:
+    """Any image -> uint8 [side, side, 3]: :func:`to_rgb`, then its centre cut out and resized (Lanczos)."""
+    return np.asarray(ImageOps.fit(to_rgb(image), (side, side), Image.Resampling.LANCZOS))

@@ -24,7 +24,7 @@ from ..clip import CLIPLoss
 from ..curios import MATERIALS, OBJECTS, Curios
 from ..curios.dataset import _version
 from ..diffusion import DiffusionLoss
-from ..errors import UserError
+from ..errors import Interrupted
 from ..files import sha256, write_checksums, write_json
 from ..images import to_model
 from ..models import default_device
@@ -100,7 +100,7 @@ class BaselineTrainer:
         teach = getattr(self, f"_{kind}" if kind in ("vae", "gan", "clip") else "_diffusion")
         losses = teach(name, model, recipe, {"on_step": clock, "progress": progress})
         if len(losses) < recipe.steps:
-            raise UserError(f"{name} was stopped at step {len(losses)} of {recipe.steps}: the same command goes on from there.")
+            raise Interrupted(f"{name} was stopped at step {len(losses)} of {recipe.steps}: the same command goes on from there.")
         every = -(-len(losses) // 200)
         thin = [round(part.mean().item(), 4) for part in torch.as_tensor(losses).split(every)]
         record = {"losses": thin, "seconds": round(clock.seconds[-1]), "steps": recipe.steps, "batch": recipe.batch}

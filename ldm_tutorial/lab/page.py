@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
+import tempfile
 from pathlib import Path
 
 import torch
@@ -12,12 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints import load_clip, load_models
+from ..errors import UserError
 from ..files import atomic_write, write_json
 from ..images import psnr, to_model, to_picture
 from ..measure.metrics import average, distances, nearest, rate, spread
 from ..measure.pictures import sample_many
 from ..models import Models
 from ..settings import FAST_SAMPLING
+from ..text import About
 from .pictures import Pictures
 
 FEWEST = 32  # pictures in each set of a Fréchet distance; with fewer it says nothing
@@ -34,48 +36,21 @@ ROWS = {  # the table of the page: key, what it is, how it is shown
     "nearest_generated": ("distance to the nearest picture it learned from, drawn", "{:.3f}"),
     "nearest_real": ("distance to the nearest picture it learned from, kept aside", "{:.3f}"),
 }
-NOTES = """
-<p>The pictures kept aside were never trained on. PSNR: 20 dB is off by a tenth of the range, 30 dB by a thirtieth.
-CLIP chooses among the captions of as many pictures as stand beside the figure. Its certainty on pictures that it
-learned from, beside that on pictures kept aside, shows how much was learned by heart. The verdict on drawn pictures
-is not independent: the text encoder that asked for them came from the same CLIP.</p>
-<p>The Fréchet distance is taken in the features of this run's own CLIP (its vision tower), not in Inception's:
-compare the two figures here, which come from equally many pictures, with each other and with nothing elsewhere. The
-distance to the nearest picture is the root-mean-square difference of small copies: far below that of real pictures
-kept aside, the model copies.</p>
-"""
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-body { color: #1c1c1e; background: #fff }
-table { border-collapse: collapse } th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid #ddd }
-td + td, td + th { white-space: nowrap } td.number { text-align: right; font-variant-numeric: tabular-nums }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)) }
-.row { display: flex; flex-wrap: wrap; gap: .6rem; margin: 0 0 1.4rem } .row > p { flex-basis: 100%; margin: 0 }
-figure { margin: 0 } figcaption { font-size: .8rem; color: #555 }
-img { width: 128px; height: 128px; display: block; border: 1px solid #ddd }
-"""
 
 
 @torch.no_grad()
-def embed(clip: nn.Module, tokenizer, images: Tensor, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures uint8 [N, S, S, 3] and texts -> vectors of length 1 [N, D] and [texts, D], and the vision tower's features
-    [N, width]."""
-    ids = tokenizer(captions, padding="longest", truncation=True, return_tensors="pt").input_ids.to(clip.device)
-    pictures = [to_model(x).to(clip.device) for x in images.split(64)]
-    text = torch.cat([clip(input_ids=x, pixel_values=pictures[0][:1]).text_embeds for x in ids.split(256)])
-    image = torch.cat([clip(input_ids=ids[:1], pixel_values=x).image_embeds for x in pictures])
-    features = torch.cat([clip.vision_model(x).pooler_output for x in pictures])
-    return image.cpu(), text.cpu(), features.cpu()
-
-
 def found_at(clip: nn.Module, tokenizer, images: Tensor, captions: list[str]) -> tuple[Tensor, Tensor, int]:
-    """How many wrong captions CLIP puts before the right one, for each picture [N]; the features; the number of captions
-    to choose from (equal ones count once)."""
+    """For pictures uint8 [N, S, S, 3] and their captions: how many wrong captions CLIP puts before the right one [N], the
+    vision tower's features [N, width], and the number of captions to choose from (equal ones count once)."""
     texts = list(dict.fromkeys(captions))
-    image, text, features = embed(clip, tokenizer, images, texts)
-    scores = image @ text.T
-    right = scores.gather(1, torch.tensor([[texts.index(c)] for c in captions]))
-    return (scores > right).sum(1), features, len(texts)
+    ids = tokenizer(texts, padding="longest", truncation=True, return_tensors="pt").input_ids.to(clip.device)
+    pictures = [to_model(part).to(clip.device) for part in images.split(64)]
+    text = torch.cat([clip(input_ids=part, pixel_values=pictures[0][:1]).text_embeds for part in ids.split(256)])
+    image = torch.cat([clip(input_ids=ids[:1], pixel_values=part).image_embeds for part in pictures])
+    features = torch.cat([clip.vision_model(part).pooler_output for part in pictures])
+    scores = (image @ text.T).cpu()
+    right = scores.gather(1, torch.tensor([[texts.index(caption)] for caption in captions]))
+    return (scores > right).sum(1), features.cpu(), len(texts)
 
 
 def measure(models: Models, clip: nn.Module, data: Pictures, progress: bool = True) -> tuple[dict, Tensor]:
@@ -93,7 +68,6 @@ def measure(models: Models, clip: nn.Module, data: Pictures, progress: bool = Tr
     place, features, choice = found_at(clip, models.tokenizer, images, captions)
     place_drawn, features_drawn, _ = found_at(clip, models.tokenizer, drawn, captions)
     place_learned = found_at(clip, models.tokenizer, learned, learned_captions)[0]
-    chance = {"value": 1 / choice, "n": choice, "low": 1 / choice, "high": 1 / choice}
     half, enough = n // 2, n // 2 >= FEWEST
     first, second = slice(0, half), slice(half, 2 * half)
     found = {
@@ -101,7 +75,7 @@ def measure(models: Models, clip: nn.Module, data: Pictures, progress: bool = Tr
         "psnr_learned": fidelity(learned),
         "top1_aside": rate(place < 1),
         "top5_aside": rate(place < 5),
-        "top1_chance": chance,
+        "top1_chance": {"value": 1 / choice, "n": choice, "low": 1 / choice, "high": 1 / choice},
         "top1_learned": rate(place_learned < 1),
         "top1_generated": rate(place_drawn < 1),
         "frechet_generated": spread(features_drawn[first], features[second]) if enough else None,
@@ -112,95 +86,97 @@ def measure(models: Models, clip: nn.Module, data: Pictures, progress: bool = Tr
     return found, drawn
 
 
-def shown(key: str, found: dict) -> str:
-    """A figure of the table, as text."""
-    value = found[key]
-    return ROWS[key][1].format(value["value"]) if value else f"needs {2 * FEWEST} pictures kept aside"
+def table_lines(found: dict) -> list[dict[str, str]]:
+    """The figures as text: what, value, interval and number of pictures, one line each."""
+    lines = []
+    for key, (what, form) in ROWS.items():
+        figure, line = found[key], {"what": what, "value": f"needs {2 * FEWEST} pictures kept aside", "interval": "", "n": ""}
+        if figure:
+            interval = f"{form.format(figure['low'])} to {form.format(figure['high'])}"
+            line |= {"value": form.format(figure["value"]), "interval": interval, "n": f"{figure['n']:,}"}
+        lines.append(line)
+    return lines
 
 
-def picture(image, alt: str, caption: str) -> str:
-    """A picture uint8 [S, S, 3] inside the page: PNG, or JPEG where it is large."""
+def table(found: dict) -> str:
+    """The figures as a table for the terminal."""
+    return "\n".join("{what:68s} {value:>12s}  {interval:20s} {n:>6s}".format(**line) for line in table_lines(found))
+
+
+def figure(image: Tensor, what: str, below: str = "") -> dict[str, str]:
+    """A picture uint8 [S, S, 3] for the page: PNG, or JPEG where it is large."""
     buffer, kind = io.BytesIO(), "jpeg" if len(image) > 128 else "png"
-    Image.fromarray(torch.as_tensor(image).numpy()).save(buffer, kind)
-    data = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    words = html.escape(alt, quote=True)
-    return f'<figure><img alt="{words}" src="{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+    Image.fromarray(image.numpy()).save(buffer, kind)
+    return {
+        "what": what,
+        "below": below or what,
+        "source": f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}",
+    }
 
 
-def row(text: str, *figures: str) -> str:
-    return f'<div class="row"><p>{html.escape(text)}</p>{"".join(figures)}</div>'
+def spaced(count: int, most: int) -> list[int]:
+    """At most ``most`` numbers below ``count``, evenly spaced."""
+    return torch.linspace(0, count - 1, min(most, count)).round().int().unique().tolist()
 
 
-def page(found: dict, drawn: Tensor, models: Models, data: Pictures, progress: bool = True) -> str:
-    """The page as HTML, everything inside it."""
+def draw_rows(drawn: Tensor, models: Models, data: Pictures, progress: bool = True) -> dict[str, list]:
+    """The pictures of the page, (caption, figures) a row: reconstructions, drawn for captions kept aside, drawn for captions
+    it learned."""
     images, captions = data.validation_images, data.validation_captions
-    spaced = torch.linspace(0, len(images) - 1, min(12, len(images))).round().int().unique().tolist()
-    wanted = [captions[i] for i in spaced]
-    more = [sample_many(models, wanted, seed, progress, sampling=FAST_SAMPLING) for seed in (10_000, 20_000)]
-    closest = data.images[distances(drawn[spaced], data.images).argmin(1)]
-    x = to_model(images[spaced])
+    chosen = spaced(len(images), 12)
+    x = to_model(images[chosen])
     decoded = models.decode(models.encode(x)).cpu()
     rebuilt, error = to_picture(decoded), psnr(x, decoded)
-
-    reconstructions = [
-        row(captions[i], picture(images[i], f"kept aside: {captions[i]}", "kept aside"),
-            picture(rebuilt[k], f"reconstruction of: {captions[i]}", f"reconstructed, {error[k]:.1f} dB"))
-        for k, i in enumerate(spaced[:8])
-    ]  # fmt: skip
-    unseen = [
-        row(captions[i], picture(images[i], f"kept aside: {captions[i]}", "kept aside"),
-            *(picture(p, f"drawn for: {captions[i]}", "drawn") for p in (drawn[i], more[0][k], more[1][k])),
-            picture(closest[k], f"learned picture nearest to the first one drawn for: {captions[i]}", "nearest learned"))
-        for k, i in enumerate(spaced)
-    ]  # fmt: skip
-    known = torch.linspace(0, len(data) - 1, 8).round().int().tolist()
+    wanted = [captions[i] for i in chosen]
+    more = [sample_many(models, wanted, seed, progress, sampling=FAST_SAMPLING) for seed in (10_000, 20_000)]
+    closest = data.images[distances(drawn[chosen], data.images).argmin(1)]
+    reconstructions, unseen, learned = [], [], []
+    for k, i in enumerate(chosen):
+        given = figure(images[i], "kept aside")
+        reconstructions.append(
+            (captions[i], [given, figure(rebuilt[k], "reconstruction", f"reconstructed, {error[k]:.1f} dB")])
+        )
+        made = [figure(picture, "drawn") for picture in (drawn[i], more[0][k], more[1][k])]
+        unseen.append((captions[i], [given, *made, figure(closest[k], "nearest learned")]))
+    known = spaced(len(data), 8)
     again = sample_many(models, [data.captions[i] for i in known], 30_000, progress, sampling=FAST_SAMPLING)
-    learned = [
-        row(data.captions[i], picture(data.images[i], f"learned from: {data.captions[i]}", "learned from"),
-            picture(again[k], f"drawn for: {data.captions[i]}", "drawn"))
-        for k, i in enumerate(known)
-    ]  # fmt: skip
-    lines = []
-    for key, (what, _) in ROWS.items():
-        value, numbers = found[key], ""
-        if value:
-            low, high = (ROWS[key][1].format(value[end]) for end in ("low", "high"))
-            numbers = f"<td>{low} to {high}</td><td class=number>{value['n']:,}</td>"
-        lines.append(f"<tr><td>{what}</td><td class=number>{shown(key, found)}</td>{numbers or '<td></td><td></td>'}</tr>")
-    d = found["data"]
-    name = html.escape(d["source"])
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Evaluation: {name}</title><style>{STYLE}</style></head><body>
-<h1>What the model learned from {name}</h1>
-<p>{d["learned"]:,} pictures to learn from, {d["aside"]:,} kept aside, {d["resolution"]} x {d["resolution"]} pixels.
-Training steps: {", ".join(f"{part} {steps:,}" for part, steps in found["steps"].items())}.</p>
-<h2>Numbers</h2>
-<table><tr><th>what</th><th>value</th><th>95% interval</th><th>pictures</th></tr>
-{chr(10).join(lines)}
-</table>{NOTES}
-<h2>Reconstructions</h2>
-<p>Encoded into latents and decoded again: no model of this run can draw sharper than this.</p>
-<div class="grid">{"".join(reconstructions)}</div>
-<h2>Drawn for captions kept aside</h2>
-<p>The pictures were not learned from. Not chosen by hand: evenly spaced over the list.</p>
-{"".join(unseen)}
-<h2>Drawn for captions it learned</h2>
-<div class="grid">{"".join(learned)}</div>
-</body></html>
-"""
+    for i, picture in zip(known, again, strict=True):
+        learned.append((data.captions[i], [figure(data.images[i], "learned from"), figure(picture, "drawn")]))
+    return {"reconstructions": reconstructions[:8], "unseen": unseen, "learned": learned}
 
 
-def write_evaluation(folder: str | Path, data: Pictures, steps: dict[str, int], progress: bool = True) -> dict:
-    """Measure the model in ``folder`` on ``data`` and write ``evaluation.json`` and ``evaluation.html`` there."""
-    folder = Path(folder)
-    models, clip = load_models(folder), load_clip(folder)
-    found, drawn = measure(models, clip, data, progress)
+def evaluate_own(folder: Path, data: Pictures, progress: bool = True) -> tuple[dict, Tensor, Models]:
+    """(every number of the model in ``folder``, the pictures drawn, the model)."""
+    models = load_models(folder)
+    found, drawn = measure(models, load_clip(folder), data, progress)
     about = {"source": Path(data.source).name, "resolution": data.resolution, "learned": len(data)}
-    about |= {"aside": len(data.validation_images), "sha256": data.digest}
-    found = {"data": about, "steps": steps, "features": "this run's CLIP, vision tower", **found}
-    text = page(found, drawn, models, data, progress)
+    about |= {"aside": len(data.validation_images), "sha256": data.fingerprint}
+    return {"data": about, "features": "this run's CLIP, vision tower", **found}, drawn, models
+
+
+def measure_again(folder: Path, about: About, source: str) -> tuple[dict, str]:
+    """The numbers of a saved model, measured on those of its pictures that were kept aside, and the same as a table.
+
+    Raises:
+        UserError: for other pictures than those that it was trained with: it may have learned from the ones kept aside.
+    """
+    with tempfile.TemporaryDirectory() as run:
+        data = Pictures(source, about.resolution, Path(run))
+    if data.fingerprint != about.data:
+        raise UserError(f"{str(folder)!r} was trained with other pictures or captions than those of {source!r} now.")
+    found = evaluate_own(folder, data)[0]
+    return found, table(found)
+
+
+def write_evaluation(folder: Path, data: Pictures, steps: dict[str, int], progress: bool = True) -> dict:
+    """Measure the model in ``folder`` on ``data`` and write ``evaluation.json`` and ``evaluation.html`` there."""
+    from jinja2 import Environment, PackageLoader
+
+    found, drawn, models = evaluate_own(folder, data, progress)
+    found = {"steps": steps, **found}
+    page = Environment(loader=PackageLoader("ldm_tutorial", "lab"), autoescape=True).get_template("evaluation.html")
+    text = page.render(found, lines=table_lines(found), **draw_rows(drawn, models, data, progress))
     write_json(folder / "evaluation.json", found)
     with atomic_write(folder / "evaluation.html") as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors="replace")  # a name may hold bytes that are no text
     return found

@@ -28,12 +28,12 @@ from ..clip import CLIPLoss, build_clip
 from ..curios import Curios, pairs, scene_at
 from ..curios.vocabulary import common_words
 from ..diffusion import DiffusionLoss, build_scheduler, build_unet
-from ..errors import UserError
+from ..errors import Interrupted, UserError
 from ..files import atomic_write
 from ..images import to_model
-from ..measure.judge import Judge, JudgeLoss
+from ..measure.judge import Judge, JudgeLoss, save_judge
 from ..models import Models, default_device
-from ..text import train_tokenizer
+from ..text import About, train_tokenizer
 from ..training import SEED, Recipe, fingerprint, fit
 
 CAPTION_DROPOUT = 0.1  # the share of captions that are left out, which classifier-free guidance needs
@@ -105,7 +105,7 @@ def choose_profile(name: str | None = None) -> str:
 def finished(name: str, losses: Tensor, recipe: Recipe) -> None:
     """Raise UserError when a training was stopped before its end."""
     if len(losses) < recipe.steps:
-        raise UserError(f"{name} was stopped at step {len(losses)} of {recipe.steps}: the same command goes on from there.")
+        raise Interrupted(f"{name} was stopped at step {len(losses)} of {recipe.steps}: the same command goes on from there.")
 
 
 def make_tokenizer(data, folder: Path) -> CLIPTokenizer:
@@ -117,7 +117,7 @@ def make_tokenizer(data, folder: Path) -> CLIPTokenizer:
             if isinstance(data, Curios):
                 captions = [scene_at("train", i, SEED)[1] for i in range(4000)]
             else:
-                captions = data.captions
+                captions = [text for texts in data.wordings for text in texts]
             scratch = path.with_suffix(f".{os.getpid()}.part")
             train_tokenizer(captions, common_words()).save_pretrained(scratch)
             os.replace(scratch, path)
@@ -251,6 +251,13 @@ def train_judge(data, recipe: Recipe, folder: Path, **options) -> nn.Module:
     return judge
 
 
+def train_and_save_judge(data, recipe: Recipe, folder: Path, out: Path, progress: bool = True) -> None:
+    """Train the judge and write it to ``out`` (one process writes)."""
+    judge = train_judge(data, recipe, folder, progress=progress)
+    if PartialState().is_main_process:
+        save_judge(judge, out)
+
+
 def train_all(data, profile: Profile, folder: Path, accumulate: int = 1, progress: bool = True) -> tuple[Models, CLIPModel]:
     """Train whatever is missing of the three models; returns the joined system and CLIP."""
 
@@ -266,9 +273,9 @@ def train_all(data, profile: Profile, folder: Path, accumulate: int = 1, progres
     return models, clip
 
 
-def save_all(models: Models, clip: CLIPModel, out: Path) -> Path:
+def save_all(models: Models, clip: CLIPModel, out: Path, about: About) -> Path:
     """Write the folder that plain diffusers loads, when all processes are done (one of them writes)."""
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
-        save_models(models, out, clip)
+        save_models(models, out, clip, about)
     return out
