@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lab test test-all test-browser check format versions notebooks weights bench clean
+.PHONY: help venv lab test test-all test-browser site check format versions notebooks weights bench clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,9 @@ versions: $(STAMP) ## Write requirements-tested.txt: what is installed here, all
 test-browser: $(STAMP) ## Turn every control of every notebook in a real browser, with mouse and keyboard (ARGS="-k 03")
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest tests/browser $(ARGS)
 
+site: $(STAMP) ## Make the book from the committed notebooks: docs/_build/html (no network needed)
+	@$(PY) docs/book/build.py
+
 notebooks: $(STAMP) ## Re-execute every notebook in place
 	@LDM_TUTORIAL_STATIC=1 $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
@@ -88,7 +91,7 @@ $(STAMP): pyproject.toml
 	@$(PY) -c pass 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@date +%s > .venv/.started
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
-	$(PIP) -e '.[notebooks,export,dev]'
+	$(PIP) -e '.[notebooks,export,dev,book]'
 	@for modules in $(PRECOMPILE); do PYTHONDONTWRITEBYTECODE= $(PY) -c "import $$modules" & done; wait
 	@$(PY) -m ipykernel install --sys-prefix >/dev/null
 	@echo "Set-up done in $$(($$(date +%s) - $$(cat .venv/.started))) s."

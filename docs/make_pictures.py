@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from ldm_tutorial.show import contact_sheet, pictures
+
 from ldm_tutorial.models import load_models
 from ldm_tutorial.sampling import sample
-from ldm_tutorial.show import contact_sheet, pictures
 
 PROMPTS = [
     "an armchair made of avocado", "a golden rocket on a purple background", "a zebra-striped umbrella on a pink background",

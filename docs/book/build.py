@@ -1,0 +1,124 @@
+"""`make site`: stage notebooks and pages, then let Sphinx make the book. Needs no network.
+
+Everything is staged under docs/_build/source: the committed, executed notebooks as they are, the pages with their relative
+links made to fit. A link to a file that is no page of the book goes to the repository, where one is set, else it becomes
+plain text.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+BOOK = Path(__file__).parent
+ROOT = BOOK.parent.parent
+BUILD = ROOT / "docs" / "_build"
+SOURCE = BUILD / "source"
+HTML = BUILD / "html"
+SETTINGS = tomllib.loads((BOOK / "settings.toml").read_text(encoding="utf-8"))
+
+# where a page comes from -> where it lies in the book
+PAGES = {
+    "docs/book/index.md": "index.md",
+    "docs/claims.md": "claims.md",
+    "docs/losses.md": "losses.md",
+    "docs/own_data.md": "own_data.md",
+    "docs/scale.md": "scale.md",
+    "docs/architecture.md": "architecture.md",
+    "docs/bibliography.md": "bibliography.md",
+    "docs/exercises.md": "exercises.md",
+    "notebooks/README.md": "teachers.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "benchmarks/training.md": "training.md",
+    "ldm_tutorial/weights/README.md": "model_card.md",
+    "ldm_tutorial/weights/DATA_CARD.md": "data_card.md",
+}
+PICTURES = re.compile(r"\.(png|jpe?g|svg|webp)$", re.IGNORECASE)
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+
+
+def find_pages() -> dict[str, str]:
+    """All pages that exist, {path in the project: path in the book}."""
+    pages = {source: target for source, target in PAGES.items() if (ROOT / source).exists()}
+    for pattern in ("notebooks/*.ipynb", "notebooks/exercises/*.ipynb", "notebooks/solutions/*.ipynb"):
+        for path in sorted(ROOT.glob(pattern)):
+            name = path.relative_to(ROOT).as_posix()
+            pages[name] = name
+    return pages
+
+
+def fit_links(text: str, source: str, target: str, pages: dict[str, str]) -> str:
+    """The text of a page with each relative link made to fit its place in the book; pictures are staged beside it."""
+
+    def fit(found: re.Match) -> str:
+        mark, label, link = found.groups()
+        if re.match(r"[a-z]+:|#|attachment", link):
+            return found.group()
+        place, _, anchor = link.partition("#")
+        path = (ROOT / source).parent.joinpath(place).resolve()
+        if not path.exists() or not path.is_relative_to(ROOT):
+            raise SystemExit(f"{source} links to {link}, which is not there: mend the link.")
+        name = path.relative_to(ROOT).as_posix()
+        depth = target.count("/")
+        up = "../" * depth
+        if name in pages:
+            return f"{mark}[{label}]({up}{pages[name]}{'#' + anchor if anchor else ''})"
+        if PICTURES.search(name):
+            (SOURCE / "pictures").mkdir(exist_ok=True)
+            shutil.copy(path, SOURCE / "pictures" / path.name)
+            return f"{mark}[{label}]({up}pictures/{path.name})"
+        if SETTINGS["repository"]:
+            kind = "tree" if path.is_dir() else "blob"
+            return f"[{label}]({SETTINGS['repository']}/{kind}/{SETTINGS['branch']}/{name})"
+        return label
+
+    return LINK.sub(fit, text)
+
+
+def stage() -> int:
+    """Write all pages to docs/_build/source; returns how many."""
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    SOURCE.mkdir(parents=True)
+    shutil.copytree(BOOK / "static", SOURCE / "_static")
+    for name in ("conf.py", "settings.toml"):
+        shutil.copy(BOOK / name, SOURCE / name)
+    pages = find_pages()
+    for source, target in pages.items():
+        place = SOURCE / target
+        place.parent.mkdir(parents=True, exist_ok=True)
+        text = (ROOT / source).read_text(encoding="utf-8")
+        if not source.endswith(".ipynb"):
+            place.write_text(mermaid_as_text(fit_links(text, source, target, pages)), encoding="utf-8")
+            continue
+        notebook = json.loads(text)
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = fit_links("".join(cell["source"]), source, target, pages)
+        place.write_text(json.dumps(notebook), encoding="utf-8")
+    return len(pages)
+
+
+def mermaid_as_text(text: str) -> str:
+    """Diagrams that the repository's site draws are shown here as what they say: the book loads no script for them."""
+    return text.replace("```mermaid", "```text")
+
+
+def main() -> int:
+    """Stage and build; warnings are errors."""
+    start = time.monotonic()
+    count = stage()
+    shutil.rmtree(HTML, ignore_errors=True)
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", BUILD / "doctrees", SOURCE, HTML]
+    code = subprocess.call(list(map(str, command)))
+    if code == 0:
+        print(f"The book: {count} pages in {HTML.relative_to(ROOT)}, made in {time.monotonic() - start:.0f} s.")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Sphinx configuration of the book. `make site` stages the pages (docs/book/build.py) and runs Sphinx on them."""
+
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SETTINGS = tomllib.loads((HERE / "settings.toml").read_text(encoding="utf-8"))
+REPOSITORY = SETTINGS["repository"]
+
+project = "Latent diffusion, built"
+author = "The ldm_tutorial authors"
+copyright = "the ldm_tutorial authors, MIT licence"  # noqa: A001  Sphinx's own name
+extensions = ["myst_nb", "sphinx-mathjax-offline"]
+exclude_patterns = ["_build"]
+templates_path = []
+html_static_path = ["_static"]
+html_css_files = ["book.css"]
+html_js_files = ["book.js"]
+html_theme = "sphinx_book_theme"
+html_title = project
+html_last_updated_fmt = None
+html_copy_source = False
+html_show_sphinx = False
+
+# The notebooks are committed executed: the book shows those outputs and runs nothing.
+nb_execution_mode = "off"
+nb_render_markdown_format = "myst"
+nb_ipywidgets_js = {}  # no script of another host
+nb_mime_priority_overrides = [("html", "image/png", 1), ("html", "text/html", 5)]
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+nitpicky = True
+
+html_theme_options = {
+    "home_page_in_toc": True,
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "use_download_button": True,
+    "use_fullscreen_button": False,
+    "use_edit_page_button": bool(REPOSITORY),
+    "use_repository_button": bool(REPOSITORY),
+}
+if REPOSITORY:
+    html_theme_options |= {
+        "repository_url": REPOSITORY,
+        "repository_branch": SETTINGS["branch"],
+        "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"},
+    }

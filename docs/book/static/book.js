@@ -1,0 +1,2 @@
+// Small helpers of the book's pages.
+"use strict";
