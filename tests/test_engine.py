@@ -199,3 +199,27 @@ def test_what_it_does_not_do_is_said():
         engine.sample(["a mug"], [1], steps=1001)
     with pytest.raises(UserError, match="as many seeds"):
         engine.sample(["a mug"], [1, 2])
+
+
+# --- the command line -----------------------------------------------------------------------------------------------------
+
+
+def test_generate_uses_the_engine_where_it_can(tmp_path):
+    """By default no torch is imported; the two engines draw the same picture; what the engine can't do goes to torch."""
+    code = "import sys; from ldm_tutorial.lab.cli import run;status = run(sys.argv[1:]); print(status, 'torch' in sys.modules)"
+
+    def generate(*options):
+        command = [sys.executable, "-c", code, "generate", "a golden duck", "--steps", "3", *options]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        return done.stdout.split("\n")[-2], done.stderr
+
+    assert generate("--out", "a.png")[0] == "0 False"
+    assert generate("--engine", "torch", "--out", "b.png")[0] == "0 True"
+    assert generate("--sampler", "ddpm", "--out", "c.png")[0] == "0 True"
+    status, said = generate("--sampler", "ddpm", "--engine", "onnx", "--out", "d.png")
+    assert status.startswith("2") and "does not have the sampler 'ddpm'" in said
+    from PIL import Image
+
+    a, b, c = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in "abc")
+    assert np.abs(a - b).max() <= 1
+    assert np.abs(a - c).max() > 5

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..files import WEIGHTS
+from ..files import CHECKSUMS, WEIGHTS, verify_checksums
 from ..settings import DEFAULT_SAMPLING, Sampling
 from .noise import randn
 from .steps import DDIM, SAMPLERS, UniPC
@@ -39,6 +39,17 @@ def unsupported(sampling: Sampling) -> str:
     if sampling.sampler not in SAMPLERS:
         return f"the sampler {sampling.sampler!r}"
     return ""
+
+
+def check_files(folder: Path) -> None:
+    """Compare the folder with its ``checksums.json``, if it has one.
+
+    Raises:
+        UserError: naming the first file that is missing, cut short or altered.
+    """
+    if (folder / CHECKSUMS).exists():
+        for name, state in verify_checksums(folder).items():
+            raise UserError(f"In {folder}, {name} is {state}: copy the folder again, or train and export it again.")
 
 
 class Tokenizer:
@@ -82,6 +93,7 @@ class Engine:
             raise UserError(
                 f"{str(folder)!r} can't be run by the engine (no {lacks[0]}): `ldm export {folder}` makes it ready."
             )
+        check_files(folder)
         self.settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         self.alphas_cumprod = np.array(self.settings["alphas_cumprod"], np.float32)
         self.tokenizer = Tokenizer(

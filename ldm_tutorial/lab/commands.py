@@ -1,4 +1,4 @@
-"""The commands of ldm: render, train, generate, edit, evaluate, doctor.
+"""The commands of ldm: render, train, generate, edit, export, evaluate, doctor.
 
 Each checks what it was given before it imports anything heavy, and writes its results before it prints anything.
 """
@@ -44,7 +44,10 @@ Download = Annotated[bool, Option("--download", help="Fetch the model from the h
 Data = Annotated[str | None, Option(help="Your pictures: a folder with metadata.csv (file_name,text), or hub:OWNER/NAME.")]
 Out = Annotated[Path, Option(help="PNG file; with --count also FILE-SEED.png each.")]
 Json = Annotated[Path | None, Option("--json", help="Also write the numbers here (overwritten).")]
-Mask = Annotated[Path | None, Option(exists=True, dir_okay=False, help="A picture of the same size, white where it is to change.")]
+EngineName = Annotated[Literal["auto", "torch", "onnx"], Option(help="What runs the networks; auto: onnx where it can.")]
+Mask = Annotated[
+    Path | None, Option(exists=True, dir_okay=False, help="A picture of the same size, white where it is to change.")
+]
 
 
 def check_file(path: Path, suffix: str = ".png") -> None:
@@ -219,6 +222,32 @@ def load(model: str | None, download: bool, **given):
     return load_checkpoint(model or WEIGHTS, download=download), options
 
 
+def without_none(options: dict) -> dict:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def open_engine(choice: str, folder: str | Path, sampling):
+    """The engine that runs a model without torch, or None where torch has to: a GPU, a model that was not exported, a way of
+    sampling that only torch has.
+
+    Raises:
+        UserError: when the engine was asked for by name and can't do it.
+    """
+    if choice == "torch":
+        return None
+    from ..engine import Engine, missing, unsupported
+
+    if choice == "onnx":
+        if reason := unsupported(sampling):
+            raise UserError(f"The engine does not have {reason}: leave --engine out, or give --engine torch.")
+        return Engine(folder)
+    gpu = Path("/dev/nvidia0").exists()
+    if gpu or not Path(folder).is_dir() or missing(folder) or unsupported(sampling):
+        return None
+    return Engine(folder)
+
+
 @app.command()
 def generate(
     prompt: Annotated[str, Argument(help="For example: an armchair made of avocado.")],
@@ -232,6 +261,7 @@ def generate(
     negative: Annotated[str, Option(help="What to steer away from.")] = "",
     model: Model = None,
     download: Download = False,
+    engine: EngineName = "auto",
 ) -> None:
     """Turn a prompt into pictures."""
     about = read_about(model or WEIGHTS)
@@ -239,14 +269,22 @@ def generate(
     check_file(out)
 
     from ..notebook.figures import grid
-    from ..sampling import sample
 
-    models, options = load(model, download, steps=steps, guidance_scale=guidance, sampler=sampler)
-    prompt, negative = check_prompts(prompt, negative, about, models.tokenizer)
-    remark_unknown_words(prompt, about)
     seeds = [seed + i for i in range(count)]
-    sampling = FAST_SAMPLING if fast else DEFAULT_SAMPLING
-    pictures = sample(models, [prompt] * count, seeds, sampling, negative_prompt=negative, **options)
+    given = {"steps": steps, "guidance_scale": guidance, "sampler": sampler}
+    sampling = dataclasses.replace(FAST_SAMPLING if fast else DEFAULT_SAMPLING, **without_none(given))
+    runner = open_engine(engine, model or WEIGHTS, sampling)
+    if runner is not None:
+        prompt, negative = check_prompts(prompt, negative, about, runner.tokenizer)
+        remark_unknown_words(prompt, about)
+        pictures = runner.sample([prompt] * count, seeds, sampling, negative_prompt=negative, progress=True)
+    else:
+        from ..sampling import sample
+
+        models, options = load(model, download, **given)
+        prompt, negative = check_prompts(prompt, negative, about, models.tokenizer)
+        remark_unknown_words(prompt, about)
+        pictures = sample(models, [prompt] * count, seeds, sampling, negative_prompt=negative, **options)
     files = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in seeds] if count > 1 else []
     for file, picture in zip(files, pictures, strict=False):
         save_picture(picture, file)
@@ -312,6 +350,17 @@ def check_evaluate(model: Path, about: About, data: str | None, sheet: Path | No
         raise UserError(
             f"{str(model)!r} has no course.json: it is no model of this course, and what it should draw is not known."
         )
+
+
+@app.command()
+def export(
+    model: Annotated[Path, Argument(help="A folder as `ldm train` writes it, or of any checkpoint that `ldm` loads.")],
+) -> None:
+    """Write a model's networks as graphs, which make its pictures without torch, in half the time."""
+    from ..engine.export import export as write
+
+    for path in write(model):
+        print(f"wrote {path}")
 
 
 @app.command()
