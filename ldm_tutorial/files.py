@@ -21,6 +21,8 @@ REFUSALS = "no space left on device|read-only file system|permission denied|disk
 
 def disk_reason(error: BaseException) -> str | None:
     """Why a disk refused to write or read, or None where an error is about something else."""
+    if isinstance(error, UserError):  # said already
+        return None
     if isinstance(error, OSError):
         return error.strerror or str(error)
     found = re.search(REFUSALS, str(error), re.IGNORECASE)

@@ -61,16 +61,10 @@ def load_picture(source, background: str = "white", side: int | None = None) -> 
 
 def _reason(error: Exception) -> str:
     """Why a file is no picture."""
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
         return f"it is in none of the formats {', '.join(FORMATS)}"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than {2 * LARGEST:,} pixels: give a smaller one"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    said = str(error).splitlines()
-    return f"it is damaged: {said[0][:80]}" if said else f"it is damaged: {type(error).__name__}"
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.splitlines()[0][:120].rstrip(".")
 
 
 def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
@@ -95,20 +89,18 @@ def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
     image = _to_srgb(image)
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    image.info = {}  # what the file said of turning and colours has been done
+    return image
 
 
-# What undoes each value of EXIF's orientation. (ImageOps.exif_transpose writes the other tags anew and fails where one of
-# them is odd.)
+TURN = Image.Transpose
+# What undoes each value of EXIF's orientation. (ImageOps.exif_transpose also writes the other tags anew, and fails where one
+# of them is odd.)
 UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+    2: TURN.FLIP_LEFT_RIGHT, 3: TURN.ROTATE_180, 4: TURN.FLIP_TOP_BOTTOM, 5: TURN.TRANSPOSE, 6: TURN.ROTATE_270,
+    7: TURN.TRANSVERSE, 8: TURN.ROTATE_90,
+}  # fmt: skip
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -196,7 +196,8 @@ def train(
     elif part != "baselines":
         models, clip = training.train_all(pictures, chosen, run, accumulate, progress)
         if part == "all":
-            training.save_all(models, clip, target, about)
+            with disk_errors(target, "name another folder with --out"):
+                training.save_all(models, clip, target, about)
     if part == "all" and data and progress:
         from .page import write_evaluation
 

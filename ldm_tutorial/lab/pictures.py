@@ -70,7 +70,7 @@ class Rows:
     faults: Remarks = field(default_factory=Remarks)
     notes: Remarks = field(default_factory=Remarks)
 
-    def add_captions(self, row: Row, given: object, from_csv: bool = False) -> None:
+    def add_captions(self, row: Row, given: object) -> None:
         """Give a row its captions: one text or number, or a list of them. Spaces and line breaks become one space."""
         for value in given if isinstance(given, list) and given else [given]:
             number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -82,11 +82,7 @@ class Rows:
             elif any("\ud800" <= letter <= "\udfff" for letter in text):
                 self.faults.add("caption with half a character, as of an emoji cut in two", f"{row.name} ({ascii(text)[-40:]})")
             else:
-                broken = len(text.strip().splitlines()) > 1
-                if broken and from_csv:
-                    kind = 'caption that holds a line break: a quote (") that is never closed takes in the lines after it'
-                    self.faults.add(kind, row.name)
-                elif broken:
+                if len(text.strip().splitlines()) > 1:
                     self.notes.add("caption that holds a line break, read as a space", row.name)
                 text = " ".join(text.split())
                 if text not in row.captions:
@@ -103,8 +99,15 @@ def csv_lines(path: Path) -> Iterator[tuple[int, dict]]:
         if not {"file_name", "text"} <= set(reader.fieldnames or ()):
             yield 1, dict.fromkeys(reader.fieldnames or ())
             return
+        first = 2
         for row in reader:
-            yield reader.line_num, row
+            yield first, row
+            first = reader.line_num + 1
+
+
+def csv_fields(row: dict) -> list[str]:
+    """The texts of a line: its file's name, its caption, and whatever was too much."""
+    return [text for text in (row.get("file_name"), row.get("text"), *row.get(None, [])) if text]
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, object]]:
@@ -124,6 +127,9 @@ def table_lines(path: Path, name: str, faults: Remarks) -> Iterator[tuple[str, s
             where = f"{name}, line {number}"
             if not isinstance(row, dict):
                 faults.add("line that is no JSON object", where)
+            elif path.suffix == ".csv" and "\n" in "".join(csv_fields(row)):
+                kind = 'line break inside a field: a quote (") that is never closed takes in the lines after it'
+                faults.add(kind, f"{where} ({str(row['file_name'])[:40]!r})")
             elif None in row:
                 faults.add('line with more fields than columns (put "..." around a text with commas)', where)
             elif missing := {"file_name", "text"} - set(row):
@@ -188,7 +194,7 @@ def folder_rows(folder: Path) -> Rows:
                 if name not in rows:
                     stat = (folder / name).stat()
                     rows[name] = Row(name, functools.partial(Path, folder, name), stamp=(stat.st_size, stat.st_mtime_ns))
-                found.add_captions(rows[name], text, from_csv=table.endswith(".csv"))
+                found.add_captions(rows[name], text)
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     for name, path in files.items():
         if path.suffix.lower() in endings and name not in rows:
