@@ -182,6 +182,9 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(WEIGHTS, folder)
     (folder / "unet" / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(UserError, match="unet/model.onnx is altered"):
+        Engine(folder)
+    (folder / "checksums.json").unlink()  # another's folder, without checksums
     with pytest.raises(UserError, match="can't be read .*ldm export"):
         Engine(folder)
     (folder / "unet" / "model.onnx").unlink()
