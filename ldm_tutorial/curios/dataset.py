@@ -6,10 +6,14 @@ import csv
 import hashlib
 import os
 import random
+import signal
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import torch
@@ -199,13 +203,36 @@ def _render_missing(jobs: list[tuple], progress: bool) -> None:
             for job in todo:
                 bar.update(_worker(job))
             return
+        # one torch thread in each: several collapse when processes share the cores
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
+        others = active_children()
         try:
-            # one torch thread in each: several collapse when processes share the cores
-            with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-                for done in pool.map(_worker, todo):
-                    bar.update(done)
+            with _ignored_ctrl_c():  # the workers inherit that: this process ends them, and none prints a traceback
+                futures = [pool.submit(_worker, job) for job in todo]
+            for future in as_completed(futures):
+                bar.update(future.result())
         except BrokenProcessPool:
             raise UserError(
                 "The processes that render have died: in a script, put your code under `if __name__ == '__main__':`; "
                 "if it is there, free some memory."
             ) from None
+        except BaseException:
+            for child in active_children():
+                if child not in others:
+                    child.terminate()
+            raise
+        finally:
+            pool.shutdown()
+
+
+@contextmanager
+def _ignored_ctrl_c() -> Iterator[None]:
+    """Ctrl-C has no effect, in processes that are started here neither."""
+    if threading.current_thread() is not threading.main_thread():  # no other thread may say so
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -5,12 +5,8 @@ Status 0: done. 1: ``ldm doctor`` found a fault. 2: a wrong input, or a disk tha
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import sys
-
-from ..errors import Interrupted, UserError
+import sys  # these two are there already: anything more would be a moment in which Ctrl-C is not yet handled
 
 STOPPED = 130  # as shells count a process that Ctrl-C ended
 
@@ -20,7 +16,7 @@ class PatientStream:
     closed or full, what is written is dropped. So a measurement is not lost because its table could not be printed."""
 
     def __init__(self, stream):
-        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115 (none at all: it was closed before the start)
+        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115 (None: it was closed before the start)
         if hasattr(self.stream, "reconfigure"):
             self.stream.reconfigure(errors="backslashreplace")
 
@@ -29,9 +25,8 @@ class PatientStream:
         try:
             self.stream.write(text)
             self.stream.flush()
-        except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):  # nor may Python's own flush at the end fail
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        except OSError:  # Python's own flush at the end must not fail either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
         return len(text)
 
     def __getattr__(self, name: str):
@@ -50,35 +45,46 @@ def stop(number: int, frame) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command and say in one sentence what went wrong, if anything; returns the exit status."""
+    from ..errors import Interrupted, UserError
+    from ..files import disk_reason
+    from .commands import app
+
     try:
-        from .commands import app
-
         return app(arguments or ["--help"], prog_name="ldm", standalone_mode=False) or 0
-    except KeyboardInterrupt:
-        return STOPPED
-    except UserError as error:
-        message, status = str(error), STOPPED if isinstance(error, Interrupted) else 2
     except Exception as error:
-        from ..files import disk_reason
-
-        if hasattr(error, "format_message"):  # what typer raises for a wrong command line
+        reason = disk_reason(error)
+        if isinstance(error, UserError):
+            message = str(error)
+        elif hasattr(error, "format_message"):  # what typer raises for a wrong command line
             message = error.format_message()
-        elif (reason := disk_reason(error)) is not None:
+        elif reason is not None:
             place = getattr(error, "filename", None)
             message = f"{reason}{f' ({place!r})' if place else ''}: check the path, your rights and the free space"
         else:
             raise
-        status = 2
-    print(f"ldm: {message.rstrip('.')}.", file=sys.stderr)
-    return status
+        print(f"ldm: {message.rstrip('.')}.", file=sys.stderr)
+        return STOPPED if isinstance(error, Interrupted) else 2
 
 
 def main() -> None:
     """Entry point of the command ``ldm``."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores Ctrl-C: so let it be
-        signal.signal(signal.SIGINT, stop)
-    with contextlib.redirect_stdout(PatientStream(sys.stdout)), contextlib.redirect_stderr(PatientStream(sys.stderr)):
-        status = run(sys.argv[1:])
+    try:
+        import atexit
+        import signal
+
+        before = signal.getsignal(signal.SIGINT)
+        streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = PatientStream(sys.stdout), PatientStream(sys.stderr)
+        if before is signal.default_int_handler:  # a job in the background ignores Ctrl-C: let it
+            signal.signal(signal.SIGINT, stop)
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        try:
+            status = run(sys.argv[1:])
+        finally:
+            sys.stdout, sys.stderr = streams
+            signal.signal(signal.SIGINT, before)
+    except KeyboardInterrupt:
+        status = STOPPED
     sys.exit(status)
 
 
