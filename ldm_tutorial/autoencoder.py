@@ -34,7 +34,7 @@ class VAELoss(nn.Module):
     neighbouring pixels, along both axes (compare Mathieu, Couprie and LeCun 2016, eq. 6): textures are learned sooner.
     """
 
-    def __init__(self, vae: nn.Module, kl_weight: float = 1e-6, edge_weight: float = 0.0):
+    def __init__(self, vae: AutoencoderKL, kl_weight: float = 1e-6, edge_weight: float = 0.0):
         super().__init__()
         self.vae = vae
         self.kl_weight = kl_weight

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 
-def build_clip(
-    tokenizer, width: int = 128, text_layers: int = 3, vision_layers: int = 4, resolution: int = 64
-) -> CLIPModel:
+def build_clip(tokenizer, width: int = 128, text_layers: int = 3, vision_layers: int = 4, resolution: int = 64) -> CLIPModel:
     """A small CLIP: a causal text transformer, and a vision transformer on 8 x 8 patches, into one space of 128 numbers."""
     both = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": 4, "projection_dim": 128}
     text = {
@@ -47,7 +45,7 @@ class CLIPLoss(nn.Module):
 
     splits = False  # the matrix needs the whole batch at once
 
-    def __init__(self, clip: nn.Module):
+    def __init__(self, clip: CLIPModel):
         super().__init__()
         self.clip = clip
 

@@ -16,13 +16,16 @@ from .errors import UserError
 
 
 def default_device() -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU (accelerate's own choice). Each of several processes gets its own."""
+    """CUDA, else Apple's MPS, else the CPU; the CPU where ACCELERATE_USE_CPU says so. Of several processes that train
+    together (:func:`resume.connect_processes`) each has its own."""
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    # Unless it is told to use the CPU, accelerate does not see that several processes on a CPU belong together.
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=cpu).device
+    if torch.distributed.is_initialized():
+        return PartialState().device
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""What a training needs beside learning: it can be stopped at any moment, and it goes on where it was.
+"""What a training needs beside learning: it can be stopped at any moment, it goes on where it was, and several processes
+train together.
 
 A run is one file of ``torch.save``: tensors, numbers and plain containers, read with ``weights_only=True``, so that no code
 in it can run. It is replaced whole or not at all.
@@ -6,68 +7,124 @@ in it can run. It is replaced whole or not at all.
 
 from __future__ import annotations
 
+import io
 import math
-import pickle
 import signal
 import threading
+import zipfile
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from .errors import UserError
-from .files import atomic_write
+from .files import atomic_write, disk_errors
+
+SAVE_EVERY = 100  # steps
+PATIENCE = timedelta(seconds=30)  # how long a process waits for the others at the start
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C or a notebook's Stop; what a cluster sends
+
+
+def connect_processes():
+    """This process among those that train together: accelerate's ``PartialState`` (``device``, ``num_processes``, ...).
+
+    It is alone unless ``accelerate launch`` or ``torchrun`` started several. Call it before anything else that may use a
+    GPU, so that each process gets its own.
+
+    Raises:
+        UserError: when the environment names other processes and they do not answer.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+    from accelerate.utils.environment import get_cpu_distributed_information
+
+    # Unless it is told to use the CPU, accelerate does not see that several processes on a CPU belong together.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    try:
+        place = get_cpu_distributed_information()  # on a GPU too: what the launcher's variables say
+        if place.world_size > 1 and not dist.is_initialized():
+            _meet(place.rank, place.world_size, "gloo" if on_cpu else None)
+        return PartialState(cpu=on_cpu)
+    except (ValueError, dist.DistError):
+        PartialState._reset_state()
+        raise UserError(
+            "The environment says that this process trains together with others (WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR or "
+            "an MPI's variables), but they do not answer: start all of them with `accelerate launch` or `torchrun`, or unset "
+            "these variables to train alone."
+        ) from None
+
+
+def _meet(rank: int, count: int, backend: str | None) -> None:
+    """Wait for the other processes, but not for long, and form a group with them."""
+    store, _, _ = next(dist.rendezvous("env://", rank, count, timeout=PATIENCE))
+    store.set(f"here/{rank}", "")
+    store.wait([f"here/{other}" for other in range(count)], PATIENCE)
+    store.set_timeout(timedelta(minutes=30))  # from now on one may wait for another's work
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count)
 
 
 class ResumableRun:
     """A context around the steps of one training.
 
-    Inside it Ctrl-C, a notebook's Stop and a cluster's SIGTERM are noted and wait for the end of a step (a second one
-    interrupts at once), and the death of another process becomes a clear sentence. ``losses`` holds the loss of every step.
+    Inside it Ctrl-C, a notebook's Stop and a cluster's SIGTERM wait for the end of a step (a second one interrupts at once),
+    and the death of another process becomes a clear sentence. On leaving it without an error the state is saved.
+
+    ``settings`` is a plain dictionary of all that changes what is learned: only a run with the same settings goes on.
+    ``processes`` is what :func:`connect_processes` returns, or an ``Accelerator``. ``losses`` holds the loss of every step.
     """
 
-    def __init__(self, path: Path, settings: dict, accelerator, save_every: int = 100):
-        self.path = path
+    def __init__(self, path: str | Path, settings: dict, processes):
+        self.path = Path(path)
         self.settings = settings
-        self.accelerator = accelerator
-        self.save_every = save_every
+        self.processes = processes
         self.losses: list[float] = []
         self._parts: dict = {}
+        self._saved = 0  # steps in the file
         self._interrupted = False
         self._handlers: dict = {}
 
-    @property
-    def name(self) -> str:
-        return self.settings["name"]
-
     def load(self, **parts) -> None:
         """Remember ``parts`` (anything with ``state_dict`` and ``load_state_dict``), and bring them to where the saved run
-        was, if there is one.
+        was. A run that begins is saved at once: a folder that can't be written must not show after an hour.
 
         Raises:
-            UserError: for a file that is damaged, of other settings, or of an older version of this package.
+            UserError: for a file that is damaged, of other settings, or of an older version of this package, and when the
+                state can't be written.
         """
         self._parts = parts
         older = self.path.with_suffix(".safetensors")
-        if not self.path.exists():
-            if older.exists():
-                raise UserError(
-                    f"{older} was saved by an older version of this package, which alone can go on with it: "
-                    "choose another folder, or delete it to start again."
-                )
-            return
+        if self.path.exists():
+            self._read()
+        elif older.exists():
+            raise UserError(
+                f"{older} was saved by an older version of this package, which alone can go on with it: choose another "
+                "folder, or delete it to start again."
+            )
+        else:
+            self.save()
+
+    def _read(self) -> None:
+        advice = "delete it to start this part again"
         try:
+            with zipfile.ZipFile(self.path) as archive:  # torch itself compares no checksums
+                whole = archive.testzip() is None
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             settings, losses, states = saved["settings"], saved["losses"], saved["states"]
-        except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
-            raise UserError(f"{self.path} is damaged and can't be resumed: delete it to start this part again.") from None
+            if not whole or states.keys() != self._parts.keys():
+                raise ValueError
+        except OSError as error:
+            raise UserError(f"{self.path} can't be read ({error.strerror}): {advice}, or choose another folder.") from None
+        except Exception:  # a damaged file can raise nearly anything
+            raise UserError(f"{self.path} is damaged and can't be resumed: {advice}.") from None
         if settings != self.settings:
             raise UserError(
                 f"{self.path} belongs to a run with other settings: choose another folder, or delete it to start again."
             )
-        self.losses = losses
-        for key, part in parts.items():
+        for key, part in self._parts.items():
             part.load_state_dict(states[key])
+        self.losses = losses
+        self._saved = len(losses)
 
     def save(self) -> None:
         """Write the state of all parts (one process does).
@@ -75,61 +132,61 @@ class ResumableRun:
         Raises:
             UserError: when it can't be written; the state that was saved before is kept.
         """
-        if not self.accelerator.is_main_process:
+        self._saved = len(self.losses)
+        if not self.processes.is_main_process:
             return
         states = {key: part.state_dict() for key, part in self._parts.items()}
-        content = {"settings": self.settings, "losses": self.losses, "states": states}
-        try:
+        content = io.BytesIO()  # torch itself does not say why a file can't be written
+        torch.save({"settings": self.settings, "losses": self.losses, "states": states}, content)
+        with disk_errors(self.path, "choose another folder; what was saved before is kept"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.path) as scratch:
-                torch.save(content, scratch)
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError for a full disk
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+                scratch.write_bytes(content.getbuffer())
+
+    def check_finite(self, loss: float) -> None:
+        """Raise UserError when the loss of a step is no longer a number; the saved state is from before."""
+        if not math.isfinite(loss):
             raise UserError(
-                f"Can't save the training state to {self.path} ({reason}): free some space or choose another folder; "
-                "the last saved state is kept."
-            ) from None
+                f"The loss of {self.path.stem} is no longer a number at step {len(self.losses)}: the last good state is in "
+                f"{self.path}; lower the learning rate (now {self.settings['lr']}) and start again in another folder."
+            )
 
-    def check_finite(self, loss: float, step: int, lr: float) -> None:
-        """Raise UserError when the loss is no longer a number."""
-        if math.isfinite(loss):
-            return
-        kept = f"the last good state is in {self.path}; " if self.path.exists() else ""
-        raise UserError(
-            f"The loss of {self.name} is no longer a number at step {step}: {kept}lower the learning rate (now {lr}) "
-            "and start again in another folder."
-        )
-
-    def after_step(self, loss: float, last: bool) -> bool:
+    def after_step(self, loss: float) -> bool:
         """Note a step's loss and save when it is time to. Returns whether to stop: all processes stop after the same step."""
+        from accelerate.utils import reduce
+
         self.losses.append(loss)
-        stop = self._interrupted
-        if self.accelerator.num_processes > 1:
-            told = torch.tensor(float(stop), device=self.accelerator.device)
-            stop = self.accelerator.reduce(told, "sum").item() > 0
-        if last or stop or len(self.losses) % self.save_every == 0:
+        if len(self.losses) % SAVE_EVERY == 0:
             self.save()
-        return stop
+        stop = torch.tensor(float(self._interrupted), device=self.processes.device)
+        return reduce(stop, "sum").item() > 0
 
     def __enter__(self) -> ResumableRun:
         if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._note)
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before not in (signal.SIG_IGN, None):  # what is ignored (nohup) stays so
+                    self._handlers[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, _) -> None:
         self._interrupted = True
-        signal.signal(number, self._handlers[number])
+        # Of several processes each hears of a Ctrl-C twice, from the terminal and from the launcher, which kills later.
+        if self.processes.num_processes == 1:
+            signal.signal(number, self._handlers[number])  # a second one interrupts at once
 
     def __exit__(self, kind, error, _) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        several = self.accelerator.num_processes
-        if several == 1 or not isinstance(error, RuntimeError):
+        try:
+            if error is None and self._saved < len(self.losses):
+                self.save()
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+        count = self.processes.num_processes
+        if count == 1 or not isinstance(error, RuntimeError):
             return
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
-            kept = f"the last saved state is in {self.path}" if self.path.exists() else "nothing was saved yet"
             raise UserError(
-                f"Another of the {several} processes that train {self.name} has ended: {kept}; the same command goes on from "
-                "there, with any number of processes."
+                f"Another of the {count} processes that train {self.path.stem} has ended: the last saved state is in "
+                f"{self.path}; the same command goes on from there, with any number of processes."
             ) from None

@@ -8,9 +8,9 @@ several processes see what one would have seen.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import UserError
-from .models import default_device
-from .resume import ResumableRun
+from .resume import ResumableRun, connect_processes
 
 SEED = 0
 
@@ -48,28 +47,30 @@ class Recipe:
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, a plateau, linear decay towards zero."""
-        rising = (step + 1) / self.warmup
-        falling = (self.steps - step) / (self.decay * self.steps)
+        rising = (step + 1) / max(1, self.warmup)
+        falling = (self.steps - step) / max(1, self.decay * self.steps)
         return self.lr * min(1, rising, falling)
 
 
-def train_step(model: nn.Module, parts: list[dict[str, Tensor]], optimizer, accelerator, max_grad_norm: float) -> float:
-    """One step of the optimiser: forward, loss, backward, step. Returns the mean loss.
+def train_step(
+    model: nn.Module, parts: list[dict[str, Tensor]], optimizer: torch.optim.Optimizer, accelerator, max_grad_norm: float
+) -> float:
+    """One step: the loss of a batch, its gradient, and every parameter a little against it. Returns the loss.
 
-    ``model(**part)`` returns the loss of one part of the batch; usually there is one part. The accelerator adds the parts'
-    gradients up, averages them over the processes, and lets the optimiser act once, after the last part.
+    ``model(**part)`` returns the mean loss of one part of the batch; usually there is one part. ``accelerator`` averages over
+    the parts, and over the processes that share the batch. A loss that is not finite teaches nothing: it is only returned.
     """
-    values = []
+    optimizer.zero_grad()
+    losses = []
     for part in parts:
-        with accelerator.accumulate(model):
-            value = model(**part)  # forward, and the loss
-            accelerator.backward(value)  # the gradient of the loss by every parameter
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-            optimizer.step()  # every parameter a little against its gradient
-            optimizer.zero_grad()
-        values.append(value.detach().float())
-    return accelerator.reduce(torch.stack(values).mean(), "mean").item()
+        loss = model(**part)  # forward pass
+        accelerator.backward(loss)  # backward pass: adds to the gradient of every parameter
+        losses.append(loss.detach().float())
+    value = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+    if math.isfinite(value):
+        accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+        optimizer.step()
+    return value
 
 
 def fit(
@@ -81,7 +82,6 @@ def fit(
     on_step: Callable[[int, float], None] | None = None,
     progress: bool = True,
     data_fingerprint: str = "",
-    save_every: int = 100,
 ) -> Tensor:
     """Train ``loss`` (a module whose forward returns a scalar) and leave the averaged weights (EMA) in it.
 
@@ -94,42 +94,36 @@ def fit(
 
     Raises:
         UserError: when the folder holds a run with other settings, the loss is not finite, the folder can't be written, or
-            another process has died.
+            another process has died or does not answer.
     """
     from diffusers.training_utils import EMAModel
     from tqdm.auto import tqdm
 
-    accelerator, autocast = _accelerator(loss, recipe)
-    shares = accelerator.num_processes * accelerator.gradient_accumulation_steps
-    if recipe.batch % shares:
-        raise UserError(
-            f"A batch of {recipe.batch} can't be shared by {accelerator.num_processes} processes in "
-            f"{accelerator.gradient_accumulation_steps} parts each: choose numbers whose product divides it."
-        )
+    accelerator = _accelerator(loss, recipe)
     optimizer = torch.optim.AdamW(loss.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.01)
     ema = EMAModel(loss.parameters(), decay=recipe.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    settings = _settings(name, loss, recipe, data_fingerprint)
-    run = ResumableRun(Path(folder) / f"{name}.pt", settings, accelerator, save_every)
+    run = ResumableRun(Path(folder) / f"{name}.pt", _settings(name, loss, recipe, data_fingerprint), accelerator)
     run.load(model=loss, optimizer=optimizer, ema=ema)
-    model, optimizer = accelerator.prepare(loss, optimizer)
+    on_cpu = accelerator.device.type == "cpu"
+    lower = recipe.bfloat16 and on_cpu and not _precision_is_told() and cpu_has_bfloat16()
+    model, optimizer = accelerator.prepare(_CPUBfloat16(loss) if lower else loss, optimizer)
     ema.to(accelerator.device)
     model.train()
-    quiet = not (progress and accelerator.is_main_process)
-    bar = tqdm(total=recipe.steps, initial=len(run.losses), desc=f"train {name}", disable=quiet)
-    with bar, run, autocast():
+    hidden = not (progress and accelerator.is_main_process)
+    bar = tqdm(total=recipe.steps, initial=len(run.losses), desc=f"train {name}", disable=hidden)
+    with bar, run:
         for step in range(len(run.losses), recipe.steps):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at(step)
             batch = sample_batch(generator(recipe.seed, step))
-            parts = split_batch(batch, accelerator)
-            value = train_step(model, parts, optimizer, accelerator, recipe.max_grad_norm)
-            run.check_finite(value, step, recipe.lr)
+            value = train_step(model, split_batch(batch, accelerator), optimizer, accelerator, recipe.max_grad_norm)
+            run.check_finite(value)
             ema.step(model.parameters())
             bar.update()
             bar.set_postfix(loss=f"{value:.4f}", refresh=False)
             if on_step:
                 on_step(step, value)
-            if run.after_step(value, last=step + 1 == recipe.steps):
+            if run.after_step(value):
                 break
     accelerator.wait_for_everyone()
     ema.copy_to(loss.parameters())
@@ -178,26 +172,38 @@ def _settings(name: str, loss: nn.Module, recipe: Recipe, data_fingerprint: str)
     return {"name": name, **settings, "weights": weights, "data": data_fingerprint}
 
 
-def _accelerator(loss: nn.Module, recipe: Recipe) -> tuple:
-    """(an Accelerator, a context that sets the precision). ``accelerate launch`` may say which precision; else it is
-    bfloat16 on GPUs that have it, and on CPUs that have it where the recipe asks for it."""
+def _accelerator(loss: nn.Module, recipe: Recipe):
+    """An Accelerator that knows the precision and the number of parts. ``accelerate launch`` may say which precision; else it
+    is bfloat16 on GPUs that have it."""
     from accelerate import Accelerator
 
-    default_device()  # before the Accelerator, which would not see that several processes on a CPU belong together
-    told = "ACCELERATE_MIXED_PRECISION" in os.environ
+    connect_processes()
     native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = None if told else "bf16" if native else "no"
+    precision = None if _precision_is_told() else "bf16" if native else "no"
     accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=recipe.accumulate)
     if not getattr(loss, "splits", True):
         accelerator.gradient_accumulation_steps = 1
-    on_cpu = accelerator.device.type == "cpu"
-    lower = recipe.bfloat16 and on_cpu and not told and cpu_has_bfloat16()
-    return accelerator, _cpu_bfloat16 if lower else accelerator.autocast
+    processes, parts = accelerator.num_processes, accelerator.gradient_accumulation_steps
+    if recipe.batch % (processes * parts):
+        raise UserError(
+            f"A batch of {recipe.batch} can't be shared by {processes} processes in {parts} parts each: choose numbers whose "
+            "product divides it."
+        )
+    return accelerator
 
 
-@contextmanager
-def _cpu_bfloat16():
-    """Convolutions and matrix products in bfloat16. Attention as plain products: the gradient of the fused kernel is slow in
-    bfloat16 on a CPU."""
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-        yield
+def _precision_is_told() -> bool:
+    return "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+class _CPUBfloat16(nn.Module):
+    """A loss computed on a CPU with convolutions and matrix products in bfloat16. Attention as plain products: the gradient
+    of the fused kernel is slow in bfloat16 on a CPU."""
+
+    def __init__(self, loss: nn.Module):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            return self.loss(**batch)

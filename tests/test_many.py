@@ -5,20 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
+from ldm_tutorial import training
+from ldm_tutorial.autoencoder import VAELoss, build_vae
+from ldm_tutorial.clip import CLIPLoss
+from ldm_tutorial.diffusion import DiffusionLoss, build_scheduler, build_unet
 from ldm_tutorial.errors import UserError
-from ldm_tutorial.models import build_scheduler, build_unet, build_vae
-from ldm_tutorial.training import CLIPLoss, DiffusionLoss, Recipe, VAELoss, fit
+from ldm_tutorial.training import Recipe, fit
 from tests.run import ROOT, environment
-from tests.test_training import on_the_cpu  # noqa: F401 (a fixture)
+from tests.test_training import on_the_cpu, read  # noqa: F401 (a fixture)
 
 RECIPE = Recipe(steps=6, batch=8, lr=1e-3, warmup=3)
 ENVIRONMENT = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
@@ -27,10 +30,10 @@ ENVIRONMENT = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "PYTHON
 def vae_problem():
     torch.manual_seed(0)
 
-    def draw(g):
+    def sample_batch(g):
         return {"images": torch.rand(8, 3, 16, 16, generator=g) * 2 - 1, "noise": torch.randn(8, 4, 4, 4, generator=g)}
 
-    return VAELoss(build_vae(4, (8, 8, 8))), draw
+    return VAELoss(build_vae(4, (8, 8, 8))), sample_batch
 
 
 def clip_problem():
@@ -39,49 +42,58 @@ def clip_problem():
     text = {**same, "vocab_size": 50, "max_position_embeddings": 8, "eos_token_id": 49, "pad_token_id": 49}
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config={**same, "image_size": 16, "patch_size": 8}, projection_dim=16))
 
-    def draw(g):
+    def sample_batch(g):
         ids = torch.randint(49, (8, 8), generator=g)
         ids[:, -1] = 49
         return {"images": torch.rand(8, 3, 16, 16, generator=g) * 2 - 1, "input_ids": ids}
 
-    return CLIPLoss(clip), draw
+    return CLIPLoss(clip), sample_batch
 
 
 def diffusion_problem():
     torch.manual_seed(0)
 
-    def draw(g):
+    def sample_batch(g):
         shape = 8, 4, 8, 8
         return {
             "latents": torch.randn(shape, generator=g), "noise": torch.randn(shape, generator=g),
             "timesteps": torch.randint(1000, (8,), generator=g), "encoder_hidden_states": torch.randn(8, 77, 16, generator=g),
         }  # fmt: skip
 
-    return DiffusionLoss(build_unet(4, (16, 16), 16), build_scheduler()), draw
+    return DiffusionLoss(build_unet(4, (16, 16), 16), build_scheduler()), sample_batch
 
 
 PROBLEMS = {"vae": vae_problem, "clip": clip_problem, "diffusion": diffusion_problem}
 
-MANY = """
+
+def train(name: str, place: Path, parts: int = 1, **options) -> torch.Tensor:
+    return fit(name, *PROBLEMS[name](), replace(RECIPE, accumulate=parts), place, progress=False, **options)
+
+
+BEGIN = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from ldm_tutorial import training
-from tests.test_many import PROBLEMS, RECIPE, fit
+from ldm_tutorial import resume
+from ldm_tutorial.errors import UserError
+from tests.test_many import PROBLEMS, train
 
+resume.SAVE_EVERY = 2
 folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-real = training.save_file
+"""
 
-def note(tensors, path, metadata):
+MANY = (
+    BEGIN
+    + """
+real = resume.atomic_write
+
+def note(path):
     with open(folder / "writers", "a") as f:
-        f.write(f"{rank} {Path(path).parent.name}/{Path(path).name}\\n")
-    real(tensors, path, metadata)
+        f.write(f"{rank} {path}\\n")
+    return real(path)
 
-training.save_file = note
-
-def train(name, place, **options):
-    return fit(name, *PROBLEMS[name](), RECIPE, folder / place, progress=False, save_every=2, **options)
+resume.atomic_write = note
 
 def stop(step, _):
     if step == 2 and rank == 1:
@@ -94,18 +106,34 @@ def hang(step, _):
         time.sleep(600)  # killed here
 
 for name in PROBLEMS:
-    train(name, "two")
-    train(name, "two, in parts", accumulate=2)
-train("diffusion", "begun by one")
-train("diffusion", "begun by two", on_step=stop)
-from ldm_tutorial import cli
-cli.app = lambda: train("diffusion", "killed", on_step=hang)
-cli.main()
+    train(name, folder / "two")
+    train(name, folder / "two, in parts", 2)
+train("diffusion", folder / "begun by one")
+train("diffusion", folder / "begun by two", on_step=stop)
+try:
+    train("diffusion", folder / "killed", on_step=hang)
+except UserError as error:
+    sys.exit(f"told: {error}")
 """
+)
 
 
-def curve(path: Path) -> torch.Tensor:
-    return load_file(path)["losses"]
+def launch(folder: Path, script: str) -> subprocess.Popen:
+    """Two processes that run ``script``; what they say goes to ``folder/said``."""
+    (folder / "script.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py", str(folder)]
+    variables = {**environment(), **ENVIRONMENT}
+    with open(folder / "said", "w") as said:
+        return subprocess.Popen(command, cwd=folder, env=variables, stdout=said, stderr=said, start_new_session=True)
+
+
+def wait_for_step(folder: Path, run: subprocess.Popen, step: int) -> int:
+    """The process number of the second of two, when it has made this step."""
+    victim = folder / "step1"
+    while run.poll() is None and not (victim.exists() and victim.read_text().endswith(f" {step}")):
+        time.sleep(0.1)
+    assert run.poll() is None, (folder / "said").read_text()[-3000:]
+    return int(victim.read_text().split()[0])
 
 
 @pytest.fixture(scope="module")
@@ -118,40 +146,42 @@ def folder(tmp_path_factory):
         AcceleratorState._reset_state(reset_partial_state=True)
         alone(folder)
         AcceleratorState._reset_state(reset_partial_state=True)
-    (folder / "many.py").write_text(MANY)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "many.py", str(folder)]
-    with open(folder / "said", "w") as said:
-        run = subprocess.Popen(command, cwd=folder, env={**environment(), **ENVIRONMENT}, stdout=said, stderr=said)
-    victim = folder / "step1"
-    while run.poll() is None and not (victim.exists() and victim.read_text().endswith(" 4")):
-        time.sleep(0.1)
-    assert run.poll() is None, (folder / "said").read_text()[-3000:]
+    run = launch(folder, MANY)
+    victim = wait_for_step(folder, run, 4)
     killed = time.monotonic()
-    os.kill(int(victim.read_text().split()[0]), signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     assert run.wait(timeout=60) != 0
     (folder / "seconds").write_text(str(time.monotonic() - killed))
     return folder
 
 
 def alone(folder: Path) -> None:
-    for name, problem in PROBLEMS.items():
-        for place, parts in (("one", 1), ("one, in parts", 4)):
-            fit(name, *problem(), RECIPE, folder / place, progress=False, accumulate=parts)
+    for name in PROBLEMS:
+        train(name, folder / "one")
+        train(name, folder / "one, in parts", 4)
 
     def stop(step, _):
         if step == 2:
             signal.raise_signal(signal.SIGINT)
 
-    fit("diffusion", *diffusion_problem(), RECIPE, folder / "begun by one", progress=False, on_step=stop)
+    train("diffusion", folder / "begun by one", on_step=stop)
+
+
+def losses(folder: Path, place: str, name: str = "diffusion") -> torch.Tensor:
+    return torch.tensor(read(folder / place / f"{name}.pt")["losses"])
+
+
+def assert_as_one(folder: Path, place: str, name: str = "diffusion") -> None:
+    torch.testing.assert_close(losses(folder, place, name), losses(folder, "one", name), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("place", ["two", "two, in parts", "one, in parts"])
 def test_the_loss_curve_of_one_process(folder, name, place):
-    wanted, found = (load_file(folder / where / f"{name}.safetensors") for where in ("one", place))
-    assert len(wanted["losses"]) == RECIPE.steps and wanted["losses"].unique().numel() == RECIPE.steps
-    torch.testing.assert_close(found["losses"], wanted["losses"], atol=1e-5, rtol=1e-5)
-    start = {f"model/{k}": v for k, v in PROBLEMS[name]()[0].state_dict().items()}
+    assert len(losses(folder, "one", name).unique()) == RECIPE.steps
+    assert_as_one(folder, place, name)
+    start = PROBLEMS[name]()[0].state_dict()
+    wanted, found = (read(folder / where / f"{name}.pt")["states"]["model"] for where in ("one", place))
     moved, apart = (sum((wanted[k] - other[k]).abs().sum().item() for k in start) for other in (start, found))
     assert apart < 0.02 * moved  # not to the digit: Adam makes much of a gradient that is nearly 0
 
@@ -163,26 +193,53 @@ def test_one_process_writes(folder):
 
 
 def test_two_go_on_where_one_stopped(folder):
-    found = curve(folder / "begun by one" / "diffusion.safetensors")
-    torch.testing.assert_close(found, curve(folder / "one" / "diffusion.safetensors"), atol=1e-5, rtol=1e-5)
+    assert_as_one(folder, "begun by one")
 
 
 def test_one_goes_on_where_two_stopped(on_the_cpu, folder):  # noqa: F811
-    path = folder / "begun by two" / "diffusion.safetensors"
-    assert len(curve(path)) == 3  # one of them was told to stop, and both did, saved
-    fit("diffusion", *diffusion_problem(), RECIPE, path.parent, progress=False)
-    torch.testing.assert_close(curve(path), curve(folder / "one" / "diffusion.safetensors"), atol=1e-5, rtol=1e-5)
+    assert len(losses(folder, "begun by two")) == 3  # one of them was told to stop, and both did, saved
+    train("diffusion", folder / "begun by two")
+    assert_as_one(folder, "begun by two")
 
 
 def test_a_killed_process_ends_the_run(on_the_cpu, folder):  # noqa: F811
-    said, path = (folder / "said").read_text(), folder / "killed" / "diffusion.safetensors"
-    (sentence,) = [line for line in said.splitlines() if line.startswith("ldm: ")]
+    said, path = (folder / "said").read_text(), folder / "killed" / "diffusion.pt"
+    (sentence,) = [line for line in said.splitlines() if line.startswith("told: ")]
     assert "Another of the 2 processes" in sentence and str(path) in sentence and sentence.endswith(".")
     assert "SIGKILL" in said  # the launcher says which one
     assert float((folder / "seconds").read_text()) < 40
-    assert len(curve(path)) == 4 and not list(folder.rglob("*.part"))
-    fit("diffusion", *diffusion_problem(), RECIPE, path.parent, progress=False)  # one is enough to go on
-    torch.testing.assert_close(curve(path), curve(folder / "one" / "diffusion.safetensors"), atol=1e-5, rtol=1e-5)
+    assert len(losses(folder, "killed")) == 4 and not list(folder.rglob("*.part"))
+    train("diffusion", folder / "killed")  # one is enough to go on
+    assert_as_one(folder, "killed")
+
+
+INTERRUPTED = (
+    BEGIN
+    + """
+def note(step, _):
+    with open(folder / f"step{rank}", "w") as f:
+        f.write(f"{os.getpid()} {step}")
+    if step == 4:
+        time.sleep(5)  # interrupted here
+
+made = train("diffusion", folder / "interrupted", on_step=note)
+print(f"rank {rank} made {len(made)} steps", flush=True)
+"""
+)
+
+
+@pytest.mark.slow
+def test_ctrl_c_for_all_of_them_loses_nothing(tmp_path):
+    """A terminal sends it to the launcher and to each process, and the launcher sends it to each once more."""
+    run = launch(tmp_path, INTERRUPTED)
+    wait_for_step(tmp_path, run, 4)
+    os.killpg(run.pid, signal.SIGINT)
+    run.wait(timeout=60)
+    said = (tmp_path / "said").read_text()
+    assert sorted(line for line in said.splitlines() if line.startswith("rank")) == [
+        "rank 0 made 5 steps", "rank 1 made 5 steps",
+    ]  # fmt: skip
+    assert len(losses(tmp_path, "interrupted")) == 5
 
 
 # --- in one process -------------------------------------------------------------------------------------------------
@@ -199,7 +256,7 @@ class Line(nn.Module):
         return y.square().mean()
 
 
-def draw(g):
+def noise(g):
     return {"x": torch.randn(8, 4, generator=g)}
 
 
@@ -209,22 +266,44 @@ def test_precision_is_what_accelerate_is_told(on_the_cpu, tmp_path, monkeypatch,
     if told:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
     line = Line()
-    fit("x", line, draw, RECIPE, tmp_path, progress=False)
+    fit("x", line, noise, RECIPE, tmp_path, progress=False)
     assert line.seen == {(dtype, 8)}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told", "native", "dtype"),
+    [
+        (True, None, True, torch.bfloat16),
+        (False, None, True, torch.float32),
+        (True, None, False, torch.float32),
+        (True, "no", True, torch.float32),
+    ],
+)
+def test_bfloat16_on_a_cpu(on_the_cpu, tmp_path, monkeypatch, wanted, told, native, dtype):  # noqa: F811
+    """Where the recipe wants it, the CPU has it, and nobody said otherwise; callbacks and batches are not computed in it."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if told:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    monkeypatch.setattr(training, "cpu_has_bfloat16", lambda: native)
+    line, outside = Line(), set()
+    note = lambda *_: outside.add((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)  # noqa: E731
+    fit("x", line, noise, replace(RECIPE, bfloat16=wanted), tmp_path, on_step=note, progress=False)
+    assert line.seen == {(dtype, 8)} and outside == {torch.float32} and line.line.weight.dtype == torch.float32
 
 
 def test_parts_are_parts(on_the_cpu, tmp_path):  # noqa: F811
     line = Line()
-    fit("x", line, draw, RECIPE, tmp_path, progress=False, accumulate=4)
+    fit("x", line, noise, replace(RECIPE, accumulate=4), tmp_path, progress=False)
     assert {rows for _, rows in line.seen} == {2}
     with pytest.raises(UserError, match="batch of 8 .* in 3 parts"):
-        fit("y", Line(), draw, RECIPE, tmp_path, progress=False, accumulate=3)
+        fit("y", Line(), noise, replace(RECIPE, accumulate=3), tmp_path, progress=False)
 
 
 def test_sigterm_ends_a_run_saved(on_the_cpu, tmp_path):  # noqa: F811
+    def stop(step, _):
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
     before = signal.getsignal(signal.SIGTERM)
-    losses = fit(
-        "x", Line(), draw, RECIPE, tmp_path, progress=False,
-        on_step=lambda step, _: signal.raise_signal(signal.SIGTERM) if step == 2 else None,
-    )  # fmt: skip
-    assert len(losses) == 3 == len(curve(tmp_path / "x.safetensors")) and signal.getsignal(signal.SIGTERM) is before
+    made = fit("x", Line(), noise, RECIPE, tmp_path, on_step=stop, progress=False)
+    assert len(made) == 3 == len(read(tmp_path / "x.pt")["losses"]) and signal.getsignal(signal.SIGTERM) is before

@@ -163,6 +163,11 @@ class Curios(Dataset):
     def _names(self, i: int) -> tuple[str, str, str]:
         return OBJECTS[self.objects[i]], list(MATERIALS)[self.materials[i]], BACKGROUNDS[self.backgrounds[i]]
 
+    @property
+    def tokenizer_captions(self) -> list[str]:
+        """The captions that a tokenizer learns on: 4,000 of the training pictures hold every word often enough."""
+        return [scene_at("train", i, self.seed)[1] for i in range(4000)]
+
     def wording(self, i: int, rng: random.Random) -> str:
         """Another caption of picture i, drawn from ``rng``."""
         return caption(*self._names(i), rng)

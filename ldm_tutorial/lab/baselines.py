@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -28,7 +27,7 @@ from ..errors import Interrupted
 from ..files import sha256, write_checksums, write_json
 from ..images import to_model
 from ..models import default_device
-from ..resume import ResumableRun
+from ..resume import ResumableRun, connect_processes
 from ..training import SEED, Recipe, fingerprint, fit
 from ..training import generator as random_stream
 
@@ -169,7 +168,7 @@ class BaselineTrainer:
         generator_adam = torch.optim.Adam(generator.parameters(), recipe.lr, betas=(0.5, 0.99))
         discriminator_adam = torch.optim.Adam(discriminator.parameters(), recipe.lr, betas=(0.5, 0.99))
         settings = {"name": name, **vars(recipe), "scale": self.scale}
-        run = ResumableRun(self.folder / "gan.pt", settings, PartialState())
+        run = ResumableRun(self.folder / "gan.pt", settings, connect_processes())
         run.load(
             generator=generator,
             discriminator=discriminator,
@@ -194,7 +193,7 @@ class BaselineTrainer:
                 generator_loss.backward()
                 generator_adam.step()
                 options["on_step"](step, generator_loss.item())
-                if run.after_step(generator_loss.item(), last=step + 1 == recipe.steps):
+                if run.after_step(generator_loss.item()):
                     break
         generator.eval()
         return run.losses

@@ -5,7 +5,6 @@ Each checks what it was given before it imports anything heavy, and writes its r
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -153,14 +152,12 @@ def train(
     """Train all, or one of the parts, from nothing; interrupt at will: the same command goes on where it stopped."""
     check_train(part, out, data, resolution)
 
-    from accelerate import PartialState
-
     from ..checkpoints import check_folder
-    from ..models import default_device
+    from ..resume import connect_processes
     from . import training
 
     name = training.choose_profile(profile)
-    chosen = training.PROFILES[name].scaled(scale)
+    chosen = training.PROFILES[name].scaled(scale, accumulate)
     side = resolution or chosen.resolution
     source = f"{Path(data).resolve().name}-{side}-{name}" if data else name
     run = run or Path("runs") / ("baselines" if part == "baselines" else source)
@@ -168,8 +165,7 @@ def train(
     check_place(run)
     if part == "all":
         check_folder(target)
-    default_device()  # gives each of several processes its own GPU before anything is rendered
-    progress = PartialState().is_main_process
+    progress = connect_processes().is_main_process  # each has its own GPU before anything is rendered
     if part == "baselines":
         from .baselines import train_baselines
 
@@ -187,14 +183,13 @@ def train(
         remark(str(pictures.notes) if progress else None)
         about = About("own pictures", scripts(pictures.captions), pictures.captions[0], side, pictures.fingerprint)
     if part == "vae":
-        recipe = dataclasses.replace(chosen.autoencoder, accumulate=accumulate)
-        training.train_autoencoder(pictures, recipe, run, chosen.latent_channels, progress=progress)
+        training.train_autoencoder(pictures, chosen.autoencoder, run, chosen.latent_channels, progress=progress)
     elif part == "clip":
         training.train_clip(pictures, training.make_tokenizer(pictures, run), chosen.clip, run, progress=progress)
     elif part == "judge":
         training.train_and_save_judge(pictures, chosen.judge, run, target, progress)
     elif part != "baselines":
-        models, clip = training.train_all(pictures, chosen, run, accumulate, progress)
+        models, clip = training.train_all(pictures, chosen, run, progress=progress)
         if part == "all":
             with disk_errors(target, "name another folder with --out"):
                 training.save_all(models, clip, target, about)

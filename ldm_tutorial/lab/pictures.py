@@ -345,6 +345,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def tokenizer_captions(self) -> list[str]:
+        """The captions that a tokenizer learns on: all that are learned from."""
+        return [text for texts in self.wordings for text in texts]
+
     def wording(self, i: int, rng: random.Random) -> str:
         """A caption of picture i: one of its captions, drawn from ``rng``."""
         return self.wordings[i][0] if len(self.wordings[i]) == 1 else rng.choice(self.wordings[i])
