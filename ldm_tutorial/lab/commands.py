@@ -5,6 +5,7 @@ Each checks what it was given before it imports anything heavy, and writes its r
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
