@@ -66,6 +66,17 @@ def check_place(path: str | Path) -> None:
         raise UserError(f"Can't write {str(path)!r}: choose a folder that you may write to.")
 
 
+def check_utf8(path: str | Path) -> None:
+    """Whether the name of a model's folder, from the top on, is UTF-8 text.
+
+    Raises:
+        UserError: when it is not: safetensors, tokenizers and ONNX Runtime can't open such a place.
+    """
+    name = str(Path(path).absolute())
+    if any("\udc80" <= letter <= "\udcff" for letter in name):
+        raise UserError(f"{name!r} is not UTF-8 text, and models can't be read from there: rename it, or name a link to it.")
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, 64 hex digits."""
     with open(path, "rb") as file:

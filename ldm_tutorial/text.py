@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import UserError
-from .files import write_json
+from .files import check_utf8, write_json
 
 ABOUT = "course.json"
 EXAMPLE = "an armchair made of avocado on a pink background"
@@ -51,6 +51,7 @@ def read_about(folder: str | Path) -> About:
     Raises:
         UserError: for a ``course.json`` that can't be read.
     """
+    check_utf8(folder)
     path = Path(folder) / ABOUT
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -315,7 +315,7 @@ def test_a_quote_that_is_never_closed(tmp_path, early):
     (folder / "metadata.csv").write_text("\n".join(lines))
     found = folder_rows(folder)
     (kind,) = found.faults
-    assert 'a quote (") that is never closed' in kind and found.faults[kind] == ["metadata.csv, line 11 ('009.png')"]
+    assert 'a quote, ", that is never closed' in kind and found.faults[kind] == ["metadata.csv, line 11 ('009.png')"]
     (left_out,) = found.notes.values()
     assert left_out == [f"{i:03d}.png" for i in range(9, 60 if early else 40)]  # each picture that was swallowed is named
 
@@ -418,7 +418,7 @@ def test_every_fault_at_once(tmp_path, ldm):
     assert found.pop("caption with half a character, as of an emoji cut in two (1)") == r"005.png ('half \ud83d')"
     assert found.pop("line without a file's name (2)") == "b/metadata.jsonl, line 5, metadata.csv, line 42"
     assert found.pop('line with more fields than columns (put "..." around a text with commas) (1)') == "metadata.csv, line 46"
-    broken = 'line break inside a field: a quote (") that is never closed takes in the lines after it (1)'
+    broken = 'line break inside a field (a quote, ", that is never closed takes in the lines after it) (1)'
     assert found.pop(broken) == r"metadata.csv, line 43 ('new\nline.png')"
     assert found.pop("no column text (1)") == "a/metadata.jsonl, line 1 (it has: file_name)"
     assert found.pop("line that is no JSON object (2)") == "a/metadata.jsonl, line 2, a/metadata.jsonl, line 3"

@@ -1,71 +1,59 @@
-"""What a person types: each bad input gets one sentence that names it, each unknown word its nearest known one."""
+"""What a person types is checked before anything heavy is loaded, by what the model says of itself; unknown words get a note."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ldm_tutorial.curios import MATERIALS, OBJECTS, plain, scene_at
-from ldm_tutorial.curios.captions import vocabulary
+from ldm_tutorial.curios.vocabulary import NEAR, note_unknown_words, vocabulary
 from ldm_tutorial.errors import UserError
-from ldm_tutorial.prompts import (
-    NEAR,
-    check_count,
-    check_guidance,
-    check_out,
-    check_prompt,
-    check_seed,
-    check_steps,
-    note_unknown_words,
-)
+from ldm_tutorial.files import WEIGHTS, check_place, disk_errors, disk_reason, verify_checksums
+from ldm_tutorial.lab.commands import check_file
+from ldm_tutorial.text import CURIOS, About, check_prompt, check_seed, read_about, scripts
+from tests.run import ROOT
 
 ARTICLE = "3D render an avocado style armchair diffusing into latent space"  # the article's own prompt
-NAN, INF = float("nan"), float("inf")
 
 
-def refusal(check, *values) -> str:
+def refusal(check, *values, **named) -> str:
     """The one sentence with which a value is refused."""
     with pytest.raises(UserError) as error:
-        check(*values)
+        check(*values, **named)
     text = str(error.value)
     assert (text[0].isupper() or text[0] == "'") and text.endswith(".") and "\n" not in text and len(text) < 400, text
     return text
 
 
-# --- prompts --------------------------------------------------------------------------------------------------------
+# --- prompts ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "prompt, named",
     [
         ("", "empty"),
-        ("   ", "empty"),
         ("\t\n \u2003", "empty"),
         (None, "NoneType"),
         (7, "int"),
-        (3.5, "float"),
-        (True, "bool"),
         (b"an armchair", "bytes"),
         (["an armchair"], "list"),
-        ({"prompt": "a mug"}, "dict"),
         ("🥑🛋️", "🥑🛋️"),
-        ("🥑" * 500, "🥑" * 40),
         ("...!?", "...!?"),
         ("12345", "12345"),
-        ("アボカド", "アボカド"),
         ("кресло", "кресло"),
         ("\x00\x01", "\\x00"),
         ("mug\n" * 5000, "too long"),
         ("mug " * 100, "102 tokens"),
-        ("x" * 1_000_000, "too long"),
         ("a" + " " * 20_000 + "b", "too long"),
     ],
 )
 def test_bad_prompts(tokenizer, prompt, named):
-    assert named in refusal(check_prompt, prompt)
-    text = refusal(check_prompt, prompt, tokenizer)
-    assert named in text
-    assert "armchair made of avocado" in text or "shorten" in text  # what to do instead
+    for text in (refusal(check_prompt, prompt), refusal(check_prompt, prompt, tokenizer)):
+        assert named in text
+        assert "armchair made of avocado" in text or "shorten" in text  # what to do instead
 
 
 def test_a_long_prompt_says_how_long(tokenizer):
@@ -76,98 +64,104 @@ def test_a_long_prompt_says_how_long(tokenizer):
     # Few words, many tokens: only the tokenizer can tell.
     spelled = "qxz" * 60
     assert check_prompt(spelled) == spelled
-    assert "too long" in refusal(check_prompt, spelled, tokenizer)
+    assert "The negative prompt is too long" in refusal(check_prompt, spelled, tokenizer, what="negative prompt")
 
 
-@pytest.mark.parametrize(
-    "prompt, clean",
-    [
-        ("a mug", "a mug"),
-        ("  a mug\n", "a mug"),
-        ("A GOLDEN MUG!!!", "A GOLDEN MUG!!!"),
-        ("a mug 🥑", "a mug 🥑"),
-        ("café", "café"),
-        ("x", "x"),
-        (ARTICLE, ARTICLE),
-    ],
-)
-def test_good_prompts(tokenizer, prompt, clean):
+@pytest.mark.parametrize("prompt", ["a mug", "  a mug\n", "A GOLDEN MUG!!!", "a mug 🥑", "café", "x", ARTICLE, "a mug\udcff"])
+def test_good_prompts(tokenizer, prompt):
+    clean = prompt.replace("\udcff", "").strip()  # half a character, as a terminal passes bytes that are no text
     assert check_prompt(prompt) == check_prompt(prompt, tokenizer) == clean
 
 
-# --- numbers ----------------------------------------------------------------------------------------------------------
+def test_a_model_is_prompted_in_the_scripts_of_its_captions():
+    cyrillic = About("own pictures", scripts(["красный квадрат", "синий круг 7"]), "красный квадрат")
+    assert cyrillic.scripts == ("Cyrillic", "digits")
+    assert check_prompt("квадрат", about=cyrillic) == "квадрат" and check_prompt("7", about=cyrillic) == "7"
+    text = refusal(check_prompt, "a square", about=cyrillic)
+    assert "Cyrillic and digits" in text and "'красный квадрат'" in text
+    assert check_prompt("アボカド", about=About()) == "アボカド"  # a checkpoint of another origin: nothing is known
+    assert scripts(["Ärger", "東京の", "🥑", "हिन्दी", "..."]) == ("Cjk", "Devanagari", "Hiragana", "Latin", "symbols")
 
 
-NOT_A_NUMBER = ["abc", "", "  ", "7 8", "0x10", "1e3x", None, True, False, [3], b"3", NAN, "nan", INF, "-inf", "9" * 5000]
+def test_a_model_says_what_it_is(tmp_path):
+    assert read_about(WEIGHTS) == CURIOS and not verify_checksums(WEIGHTS, "course.json")
+    about = About("own pictures", ("Latin",), "a bar", 48, "0123")
+    about.write(tmp_path)
+    assert read_about(tmp_path) == about and json.loads((tmp_path / "course.json").read_text())["kind"] == "own pictures"
+    assert read_about(tmp_path / "no" / "folder").kind == read_about("stabilityai/sd-turbo").kind == "unknown"
+    for content in ("", "[]", "{}", '{"kind": "curios", "scripts": [], "more": 1}', '{"scripts": 7}'):
+        (tmp_path / "course.json").write_text(content)
+        assert "course.json" in refusal(read_about, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "check, name, bad, good",
-    [
-        (check_seed, "seed", [-1, "-1", 1.5, "1.5", 2**63, 2**64, str(2**64)], {0: 0, " 42 ": 42, 2**63 - 1: 2**63 - 1}),
-        (check_steps, "steps", [0, -3, "0", 1001, "1001", 2.5, "x"], {1: 1, "20": 20, 1000: 1000}),
-        (check_count, "count", [0, -1, 257, "257", 1.5, "many"], {1: 1, "9": 9, 256: 256}),
-        (check_guidance, "guidance", [-1, "-0.1", 50.1, 1e9, "x"], {0: 0, 1: 1, "3": 3, "7.5": 7.5, 50: 50}),
-    ],
-)  # fmt: skip
-def test_numbers(check, name, bad, good):
-    for value in [*bad, *NOT_A_NUMBER]:
-        text = refusal(check, value)
-        assert name in text and repr(str(value)[:40]) in text, text
-        assert "give a" in text and "from" in text  # what will do instead
-    for value, expected in good.items():
-        found = check(value)
-        assert found == expected and type(found) is (float if check is check_guidance else int)
+@pytest.mark.parametrize("bad", [-1, "-1", 1.5, "1.5", 2**63, str(2**64), "abc", "", None, True, float("nan"), "9" * 5000])
+def test_bad_seeds(bad):
+    assert "seed" in refusal(check_seed, bad)
 
 
-# --- where the picture goes -------------------------------------------------------------------------------------------
+def test_good_seeds():
+    assert [check_seed(seed) for seed in (0, " 42 ", "+7", 2**63 - 1)] == [0, 42, 7, 2**63 - 1]
 
 
-def test_folders_are_made(tmp_path):
-    path = tmp_path / "new" / "folder" / "a.png"
-    assert check_out(path) == path and path.parent.is_dir() and not path.exists()
-    assert check_out(str(path)) == path
-    assert check_out(tmp_path / "UPPER.PNG").name == "UPPER.PNG"
-    path.write_bytes(b"a picture of before")
-    assert check_out(path) == path and path.read_bytes() == b"a picture of before"
+# --- where a file goes ------------------------------------------------------------------------------------------------
 
 
-def test_relative_paths(tmp_path, monkeypatch):
+def test_checks_make_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert check_out("a.png") == Path("a.png")
-    assert check_out("sub/a.png") == Path("sub/a.png") and (tmp_path / "sub").is_dir()
+    for name in ("a.png", "new/folder/a.png", "UPPER.PNG", str(tmp_path / "b" / "a.png")):
+        check_file(Path(name))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "sub").mkdir()
     for folder in (".", "sub", "..", "/"):
-        assert repr(folder) in refusal(check_out, folder) and "picture.png" in refusal(check_out, folder)
+        text = refusal(check_file, Path(folder))
+        assert repr(folder) in text and "picture.png" in text
 
 
 @pytest.mark.parametrize("name, instead", [("a.jpg", "a.png"), ("a", "a.png"), ("a.tar.gz", "a.tar.png"), ("a.png.", ".png")])
 def test_other_formats(tmp_path, name, instead):
-    text = refusal(check_out, tmp_path / name)
+    text = refusal(check_file, tmp_path / name)
     assert repr(name) in text and instead in text
-    assert not list(tmp_path.iterdir())
 
 
-def test_a_file_on_the_way(tmp_path):
+@pytest.mark.parametrize("name", ["file/a.png", "file/deeper/a.png", "nul\0byte.png", "x" * 300 + ".png"])
+def test_places_that_can_not_be(tmp_path, name):
     (tmp_path / "file").write_text("here")
-    assert "file" in refusal(check_out, tmp_path / "file" / "a.png")
-    assert "file" in refusal(check_out, tmp_path / "file" / "deeper" / "a.png")
-    assert (tmp_path / "file").read_text() == "here"
+    assert "choose another place" in refusal(check_place, tmp_path / name)
 
 
 def test_no_right_to_write(tmp_path, monkeypatch):
-    # The administrator may write anywhere, so the system's answer is replaced.
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert repr(str(tmp_path / "a.png")) in refusal(check_out, tmp_path / "a.png")
-    (tmp_path / "a.png").write_bytes(b"")
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).is_dir())
-    assert "a.png" in refusal(check_out, tmp_path / "a.png")
-    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    assert "Permission denied" in refusal(check_out, tmp_path / "no" / "a.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the administrator may write anywhere
+    assert "a.png" in refusal(check_place, tmp_path / "no" / "a.png")
 
 
-@pytest.mark.parametrize("name", ["nul\0byte.png", "x" * 300 + ".png"])
-def test_names_that_no_file_can_have(tmp_path, name):
-    assert name[:3] in refusal(check_out, tmp_path / name)
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:603] . PytorchStreamWriter failed: file too large"),
+            "file too large",
+        ),
+        (Exception("Error while serializing: I/O error: Read-only file system (os error 30)"), "Read-only file system"),
+        (ValueError("a fault of ours"), None),
+        (UserError("Can't write (no space left on device)."), None),  # has been said
+    ],
+)
+def test_what_a_disk_says(error, reason):
+    assert disk_reason(error) == reason
+    with pytest.raises(UserError if reason else type(error)) as raised, disk_errors("/some/folder", "name another one"):
+        raise error
+    if reason:
+        assert str(raised.value).startswith(f"Can't write to '/some/folder' ({reason}): ") and "name another one" in str(
+            raised.value
+        )
+
+
+@pytest.mark.parametrize("module", ["errors", "files", "settings", "text", "curios.vocabulary", "lab.cli", "lab.commands"])
+def test_these_need_no_torch(module):
+    code = f"import sys, ldm_tutorial.{module}; heavy = {{'torch', 'diffusers', 'transformers', 'matplotlib', 'numpy'}}"
+    done = subprocess.run([sys.executable, "-c", f"{code}; sys.exit(len(heavy & set(sys.modules)))"], cwd=ROOT)
+    assert done.returncode == 0
 
 
 # --- unknown words ----------------------------------------------------------------------------------------------------
@@ -177,15 +171,10 @@ def test_names_that_no_file_can_have(tmp_path, name):
     "prompt, word, near",
     [
         ("a sofa made of avocado", "sofa", "armchair"),
-        ("a couch made of gold", "couch", "armchair"),
         ("an avacado armchair", "avacado", "avocado"),
-        ("a golden armchiar", "armchiar", "armchair"),
-        ("a cup made of wood", "cup", "mug"),
         ("a stone mug", "stone", "marble"),
-        ("a spaceship made of cheese", "spaceship", "rocket"),
         ("a checkered table", "checkered", "chequered"),
         ("a gold mug on a gray background", "gray", "grey"),
-        ("a wooden umberella", "umberella", "umbrella"),
         ("A SOFA MADE OF AVOCADO!", "sofa", "armchair"),
         ("sofas made of gold", "sofas", "armchair"),
     ],
@@ -203,24 +192,11 @@ def test_words_without_a_neighbour_are_named_too():
     assert all(name in note for name in (*OBJECTS, *MATERIALS)) and "'blork'" in note
     assert "and more" in note_unknown_words("aaaa bbbb cccc dddd eeee ffff gggg hhhh mug")
     assert len(note_unknown_words("zzqx " * 70 + " ".join(f"zq{chr(97 + i)}" for i in range(26)))) < 1000
-
-
-def test_no_object_is_said():
-    note = note_unknown_words("made of gold on pink")
-    assert "armchair" in note and "It draws one of" in note
+    assert "It draws one of" in note_unknown_words("made of gold on pink")
 
 
 @pytest.mark.parametrize(
-    "prompt",
-    [
-        "a mug",
-        "an armchair made of avocado on a pink background",
-        "3D render of an avocado style armchair",
-        "A Zebra-Striped Mug, please!",
-        "draw me some golden ducks",
-        "a golden bat with wings",
-        "the house is made of bricks",
-    ],
+    "prompt", ["a mug", "3D render of an avocado style armchair", "A Zebra-Striped Mug, please!", "draw me some golden ducks"]
 )
 def test_clean_prompts_get_no_note(prompt):
     assert note_unknown_words(prompt) is None

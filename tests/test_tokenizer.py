@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
+from ldm_tutorial.clip import build_clip
 from ldm_tutorial.curios import scene_at
-from ldm_tutorial.curios.captions import common_words, vocabulary
-from ldm_tutorial.models import build_clip
-from ldm_tutorial.tokenizer import train_tokenizer
+from ldm_tutorial.curios.vocabulary import common_words, vocabulary
+from ldm_tutorial.text import train_tokenizer
 from tests.run import ROOT
 
 ARTICLE = "3D render an avocado style armchair diffusing into latent space"  # the article's own prompt
@@ -35,8 +35,8 @@ def test_training_is_deterministic(tokenizer):
     # Weights mean nothing under other ids. In another process, because a set or a hash map may be in another order there.
     code = (
         "import hashlib, json; from ldm_tutorial.curios import scene_at;"
-        "from ldm_tutorial.tokenizer import train_tokenizer;"
-        f"tokenizer = train_tokenizer([scene_at('train', i)[1] for i in range(1500)]); print({FINGERPRINT})"
+        "from ldm_tutorial.curios.vocabulary import common_words; from ldm_tutorial.text import train_tokenizer;"
+        f"tokenizer = train_tokenizer([scene_at('train', i)[1] for i in range(1500)], common_words()); print({FINGERPRINT})"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     other = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -15,7 +15,7 @@ import typer
 from typer import Argument, Option
 
 from ..errors import UserError
-from ..files import WEIGHTS, atomic_write, check_place, disk_errors, write_json
+from ..files import WEIGHTS, atomic_write, check_place, check_utf8, disk_errors, write_json
 from ..settings import DEFAULT_SAMPLING, FAST_SAMPLING
 from ..text import CURIOS, About, check_prompt, read_about, scripts
 
@@ -164,6 +164,8 @@ def train(
     run = run or Path("runs") / ("baselines" if part == "baselines" else source)
     target = out or run / {"judge": "judge", "baselines": "baselines"}.get(part, "model" if data else f"curios-{side}")
     check_place(run)
+    check_utf8(run)
+    check_utf8(target)
     if part == "all":
         check_folder(target)
     progress = connect_processes().is_main_process  # each has its own GPU before anything is rendered

@@ -128,7 +128,7 @@ def table_lines(path: Path, name: str, faults: Remarks) -> Iterator[tuple[str, s
             if not isinstance(row, dict):
                 faults.add("line that is no JSON object", where)
             elif path.suffix == ".csv" and "\n" in "".join(csv_fields(row)):
-                kind = 'line break inside a field: a quote (") that is never closed takes in the lines after it'
+                kind = 'line break inside a field (a quote, ", that is never closed takes in the lines after it)'
                 faults.add(kind, f"{where} ({str(row['file_name'])[:40]!r})")
             elif None in row:
                 faults.add('line with more fields than columns (put "..." around a text with commas)', where)
