@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import UserError
 
@@ -115,3 +115,48 @@ def heat_maps(attention: Tensor, tokens: list[list[int]], size: int | tuple = 64
     maps = word_attention(attention, tokens, height / width)
     maps = maps.clamp(min=1e-8).log() if log else maps
     return enlarge(maps.mean(1), size)
+
+
+@contextmanager
+def record_inputs(unet) -> Iterator[dict[nn.Module, list[Tensor]]]:
+    """While it lasts, every U-Net call adds what each cross-attention layer was given, [B, pixels, channels], to its list."""
+    inputs: dict[nn.Module, list[Tensor]] = {}
+
+    def record(layer: nn.Module, arguments: tuple) -> None:
+        inputs.setdefault(layer, []).append(arguments[0].detach())
+
+    layers = [layer for name, layer in unet.named_modules() if name.endswith("attn2")]
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
+    try:
+        yield inputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def word_effect(models, prompt: str, word: str, inputs: dict[nn.Module, list[Tensor]], size: int = 64) -> Tensor:
+    """Where the U-Net would hear something else if ``word`` did not stand in the prompt: a map [size, size] from 0 to 1.
+
+    ``inputs`` are what :func:`record_inputs` recorded while the last picture of the batch was sampled. Each layer answers
+    them again, with the prompt and with the prompt without the word; the map is how much the answers differ, summed over
+    steps and layers. No U-Net call is needed::
+
+        with record_inputs(models.unet) as inputs:
+            sample(models, [prompt], [7])
+        word_effect(models, prompt, "avocado", inputs)
+
+    Raises:
+        UserError: when the prompt does not hold the word, or so late that the model never reads it.
+    """
+    word_tokens(models.tokenizer, prompt, word)
+    without = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "", prompt, flags=re.IGNORECASE)
+    states = models.encode_text([prompt, without])  # [2, 77, 128]
+    effect = torch.zeros(1, size, size)
+    for layer, calls in inputs.items():
+        x = torch.cat([call[-1:] for call in calls])  # [steps, pixels, channels]; with guidance the prompt comes last
+        heard, otherwise = [layer(x, encoder_hidden_states=c.expand(len(x), -1, -1)) for c in states]
+        change = (heard - otherwise).float().square().mean(2).sqrt().sum(0).cpu()  # [pixels]
+        side = math.isqrt(len(change))
+        effect += F.interpolate(change.view(1, 1, side, side), size=size, mode="bilinear")[0]
+    return enlarge(effect, size)[0]

@@ -10,11 +10,12 @@ OUTPUT_TIMEOUT = 30  # seconds without any output after the reply; nbval's own 5
 
 
 def pytest_collection_modifyitems(items):
+    """Give cells time, and leave out of the comparison what differs between machines."""
     for item in items:
         if hasattr(item, "output_timeout"):
             item.output_timeout = OUTPUT_TIMEOUT
             # Warnings and progress bars differ between library versions; they are not what a cell shows. A picture comes as
-            # HTML too (show.Shown), which committed notebooks leave out.
+            # HTML too (figures.ImageWithAlt), which committed notebooks leave out.
             item.parent.skip_compare = (*item.parent.skip_compare, "stderr", "text/html")
 
 
@@ -39,12 +40,14 @@ class NotebookLines:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(self, report):
+        """No letter for a cell that passed."""
         category, letter, word = yield
         if ".ipynb::" not in report.nodeid:
             return category, letter, word
         return category, "", word if report.failed else ""
 
     def pytest_runtest_logreport(self, report):
+        """A line when the last cell of a notebook has ended."""
         path, _, cell = report.nodeid.partition("::")
         if not path.endswith(".ipynb"):
             return
@@ -61,10 +64,12 @@ class NotebookLines:
 
 
 def count_code_cells(path: Path) -> int:
+    """How many cells of a notebook are run."""
     return sum(cell["cell_type"] == "code" for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
 
 
 @pytest.hookimpl(trylast=True)  # the terminal reporter must be there
 def pytest_configure(config):
+    """Print those lines, in the process that prints."""
     if not hasattr(config, "workerinput"):  # in the process that prints, not in the workers
         config.pluginmanager.register(NotebookLines(config))

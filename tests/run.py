@@ -1,17 +1,47 @@
 """`make test`: unit tests, every notebook under strict nbval, a browser smoke test. Each phase is timed.
 
-A GPU, where there is one, is used by the same command: nothing here hides it.
+A GPU, where there is one, is used by the same command: nothing here hides it. What was skipped is named in the summary, with
+its reason; under CI=true a phase that skipped everything has failed.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 600  # seconds: no cell needs two minutes, but the machine may be busy
+NOT_SLOW = ["-m", "not slow"]
+
+
+@dataclass
+class Result:
+    """How one phase ended."""
+
+    phase: str
+    code: int  # pytest's exit status: 0 is all well, 5 is that it found no test
+    seconds: float
+    tests: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)  # how many tests were skipped, by reason
+
+    @property
+    def verdict(self) -> str:
+        """ "passed", "SKIPPED" for a phase that ran nothing, or "FAILED"."""
+        if self.code != 0:
+            return "FAILED"
+        if sum(self.skipped.values()) < self.tests:
+            return "passed"
+        return "FAILED" if os.environ.get("CI") == "true" else "SKIPPED"
+
+    def lines(self) -> list[str]:
+        """The phase in the summary: its verdict and time, and below it what was skipped, and why."""
+        first = f"{self.phase:20s} {self.verdict:8s} {self.tests - sum(self.skipped.values()):5d} tests {self.seconds:6.0f} s"
+        return [first, *(f"    skipped: {count} ({reason})" for reason, count in self.skipped.items())]
 
 
 def find_notebooks() -> list[Path]:
@@ -34,33 +64,49 @@ def environment() -> dict[str, str]:
     return {**os.environ, **one_thread, **offline, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
 
 
-def run(phase: str, *arguments: object) -> tuple[str, bool, float]:
+def run(phase: str, *arguments: object) -> Result:
     """Run pytest for one phase. pytest exits non-zero when a test fails and when it found none at all."""
     print(f"\n##### {phase}", flush=True)
     start = time.monotonic()
-    code = subprocess.call([sys.executable, "-m", "pytest", *map(str, arguments)], cwd=ROOT, env=environment())
-    return phase, code == 0, time.monotonic() - start
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *map(str, arguments)]
+        code = subprocess.call(command, cwd=ROOT, env=environment())
+        result = Result(phase, code, time.monotonic() - start)
+        if report.exists():
+            read_report(report, result)
+    return result
+
+
+def read_report(report: Path, result: Result) -> None:
+    """Count the tests in pytest's report, and those skipped by their reason."""
+    for case in ET.parse(report).iter("testcase"):
+        result.tests += 1
+        skipped = case.find("skipped")
+        if skipped is not None:
+            reason = skipped.get("message", "no reason given")
+            result.skipped[reason] = result.skipped.get(reason, 0) + 1
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes at once (default: %(default)s)")
-    jobs = parser.parse_args().jobs
-    notebooks = [path.relative_to(ROOT) for path in find_notebooks()]
+    parser.add_argument("--all", action="store_true", help="the slow tests too: long tables, long runs")
+    parser.add_argument("--fast", action="store_true", help="the unit tests that are not slow, and nothing else")
+    options = parser.parse_args()
+    many = ["-n", options.jobs, "--dist"]
 
-    phases = [run("unit tests", "tests", "--ignore=tests/browser", "-n", jobs, "--dist", "loadfile")]
-    if notebooks:
+    # More phases (exercises, the book) are more calls of run(...) in this list.
+    results = [run("unit tests", "tests", "--ignore=tests/browser", *([] if options.all else NOT_SLOW), *many, "loadfile")]
+    if not options.fast:
+        notebooks = [path.relative_to(ROOT) for path in find_notebooks()]
         strict = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", CELL_TIMEOUT]
-        phases += [run("notebooks", *strict, "-n", jobs, "--dist", "loadscope", *notebooks)]
-    else:
-        print("\n##### notebooks: there is none in notebooks/", flush=True)
-        phases += [("notebooks", False, 0.0)]
-    phases += [run("browser smoke test", "tests/browser/test_smoke.py")]
+        results += [run("notebooks", *strict, *many, "loadscope", *notebooks) if notebooks else Result("notebooks", 5, 0.0)]
+        results += [run("browser smoke test", "tests/browser/test_smoke.py")]
 
     print("\n##### summary")
-    for phase, passed, seconds in phases:
-        print(f"{phase:20s} {'passed' if passed else 'FAILED'} {seconds:7.0f} s")
-    return 0 if all(passed for _, passed, _ in phases) else 1
+    print("\n".join(line for result in results for line in result.lines()))
+    return 0 if all(result.verdict != "FAILED" for result in results) else 1
 
 
 if __name__ == "__main__":

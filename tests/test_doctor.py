@@ -1,8 +1,10 @@
 """The doctor finds each fault, names it, and says what to do. Faults are real ones, made in a temporary folder."""
 
 import hashlib
+import importlib.util
 import json
 import os
+import py_compile
 import subprocess
 import sys
 from collections import namedtuple
@@ -11,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm_tutorial import doctor
-from ldm_tutorial.doctor import Finding
+from ldm_tutorial.notebook import doctor
+from ldm_tutorial.notebook.doctor import Finding
 from tests.run import ROOT
 
 
@@ -31,8 +33,9 @@ def weights(tmp_path):
 
 def run_doctor(**environment) -> subprocess.CompletedProcess:
     """The whole examination in a process of its own, as a learner runs it."""
+    environment["PYTHONPATH"] = os.pathsep.join([environment.get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
-        [sys.executable, "-m", "ldm_tutorial.doctor"],
+        [sys.executable, "-m", "ldm_tutorial.notebook.doctor"],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
@@ -114,10 +117,21 @@ def test_old_python(monkeypatch):
 def test_requirements(monkeypatch):
     wanted = ["numpy>=999", "no-such-package-at-all>=1", "packaging>=1"]
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted)
-    finding = doctor.check_requirements()
+    (finding,) = doctor.check_requirements()
     assert finding.level == "fault"
     assert "numpy" in finding.what and "no-such-package-at-all is missing" in finding.what
     assert "packaging" not in finding.what
+
+
+def test_requirements_of_extras(monkeypatch):
+    """What only notebooks need is no fault where the library alone is installed; what only developers need is nobody's."""
+    wanted = ["packaging>=1", 'no-such-lab>=4; extra == "notebooks"', 'no-such-test>=1; extra == "dev"']
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted)
+    (finding,) = doctor.check_requirements()
+    assert finding == Finding("warn", "for notebooks: no-such-lab is missing", doctor.EXTRAS)
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted[::2])
+    (finding,) = doctor.check_requirements()
+    assert finding.level == "ok"
 
 
 def test_no_kernel(monkeypatch):
@@ -164,24 +178,62 @@ def test_little_memory(monkeypatch):
     assert finding.level == "warn" and "1.0 GiB" in finding.what
 
 
-def test_cache_is_created_and_left_empty(monkeypatch, tmp_path):
+@pytest.fixture
+def libraries(tmp_path, monkeypatch):
+    """A folder from which torch, diffusers and transformers would be imported, and where their bytecode is kept."""
+    for name in ("torch", "diffusers", "transformers"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+
+    def find(name):
+        return importlib.util.spec_from_file_location(name, tmp_path / name / "__init__.py")
+
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", find)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    return tmp_path
+
+
+def test_bytecode_that_may_be_kept(libraries):
+    assert doctor.check_bytecode().level == "ok"
+    assert not list(libraries.glob("*/__pycache__")), "a check makes nothing"
+
+
+def test_bytecode_is_switched_off(libraries, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    finding = doctor.check_bytecode()
+    assert finding.level == "warn" and "torch, diffusers, transformers" in finding.what
+    assert "PYTHONDONTWRITEBYTECODE is set" in finding.what and doctor.COMPILING in finding.what
+    for name in ("torch", "diffusers", "transformers"):  # what was compiled before is read all the same
+        py_compile.compile(libraries / name / "__init__.py")
+    assert doctor.check_bytecode().level == "ok"
+
+
+def test_bytecode_where_the_folder_cannot_be_written(libraries, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    finding = doctor.check_bytecode()
+    assert finding.level == "warn" and f"{libraries / 'torch' / '__pycache__'} can't be written" in finding.what
+    assert "PYTHONPYCACHEPREFIX" in finding.advice
+
+
+def test_cache_is_looked_at_and_not_made(monkeypatch, tmp_path):
     folder = tmp_path / "new" / "cache"
     monkeypatch.setenv("LDM_TUTORIAL_CACHE", str(folder))
-    assert doctor.check_cache()[0].level in ("ok", "warn")
-    assert folder.is_dir() and not list(folder.iterdir())
+    assert doctor.check_cache().level in ("ok", "warn")
+    assert not folder.parent.exists()
 
 
 def test_cache_that_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("a file, where a folder should be")
     monkeypatch.setenv("LDM_TUTORIAL_CACHE", str(tmp_path / "file" / "cache"))
-    (finding,) = doctor.check_cache()
+    finding = doctor.check_cache()
     assert finding.level == "fault" and "LDM_TUTORIAL_CACHE" in finding.advice
 
 
 def test_little_disk(monkeypatch, tmp_path):
     monkeypatch.setenv("LDM_TUTORIAL_CACHE", str(tmp_path))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(2**30))
-    assert doctor.check_cache()[0].level == "warn"
+    assert doctor.check_cache().level == "warn"
 
 
 def test_report_speaks_only_when_something_is_wrong(capsys):

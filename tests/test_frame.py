@@ -1,6 +1,7 @@
 """The project's frame: both ways to install agree, versions agree, every target is explained, no secret told."""
 
 import importlib
+import itertools
 import re
 import shutil
 import subprocess
@@ -10,11 +11,13 @@ import tomllib
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.run import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = {requirement.name: requirement for requirement in map(Requirement, PROJECT["dependencies"])}
+EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
 
 
 def read(path: str) -> str:
@@ -31,23 +34,31 @@ def committed_files():
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_conda_installs_what_pip_installs():
+def test_conda_installs_what_make_installs():
     environment = yaml.safe_load(read("environment.yml"))
     *conda, pip = environment["dependencies"]
     # Conda brings Python and pip only, pip this project: so there is one list of requirements, and it is pyproject's.
     assert conda == [f"python{PROJECT['requires-python']}", "pip"]
-    assert pip == {"pip": ["-e ."]}
-    assert "optional-dependencies" not in PROJECT
+    (wanted,) = pip["pip"]
+    assert f"$(PIP) -e '{wanted.removeprefix('-e ')}'" in read("Makefile")
+    assert set(re.search(r"\[(.+)\]", wanted)[1].split(",")) == set(PROJECT["optional-dependencies"])
     assert environment["name"] == PROJECT["name"]
+
+
+def test_the_library_alone_needs_no_notebook_and_no_test():
+    for extra in ("notebooks", "dev"):
+        assert not REQUIREMENTS.keys() & {requirement.name for requirement in EXTRAS[extra]}, extra
 
 
 def test_tested_versions_cover_every_requirement():
     lines = [line.partition("#")[0].strip() for line in read("requirements-tested.txt").splitlines()]
-    tested = {requirement.name: requirement for requirement in map(Requirement, filter(None, lines))}
-    assert tested.keys() == REQUIREMENTS.keys()
+    tested = {canonicalize_name(r.name): r for r in map(Requirement, filter(None, lines))}
+    for requirement in [*REQUIREMENTS.values(), *itertools.chain(*EXTRAS.values())]:
+        name = canonicalize_name(requirement.name)
+        (specifier,) = tested[name].specifier
+        assert requirement.specifier.contains(specifier.version), name
     for name, requirement in tested.items():
         (specifier,) = requirement.specifier
-        assert REQUIREMENTS[name].specifier.contains(specifier.version), name
         # A pinned torch can pick a CPU-only file that torchvision does not fit.
         assert specifier.operator == (">=" if name in ("torch", "torchvision") else "=="), name
 
@@ -57,9 +68,62 @@ def test_versions_agree():
     assert package.__version__ == PROJECT["version"] == yaml.safe_load(read("CITATION.cff"))["version"]
 
 
-def test_importing_the_package_stays_light():
-    code = "import sys, ldm_tutorial, ldm_tutorial.errors, ldm_tutorial.doctor; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+def test_without_torch():
+    """What answers at once: `ldm --help`, a wrong option, the doctor before it looks, and the parts that the engine needs."""
+    names = "errors files settings text curios curios.vocabulary lab.cli notebook notebook.doctor".split()
+    code = f"""
+import importlib, sys
+for name in {names}:
+    importlib.import_module("ldm_tutorial." + name)
+    assert "torch" not in sys.modules, name
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+PROCESS_WIDE = """
+import importlib, logging, os, pkgutil, random, signal, socket, sys, warnings
+import accelerate, anywidget, datasets, diffusers, huggingface_hub, ipywidgets, matplotlib, numpy, onnxruntime, scipy.stats
+import torch, torchmetrics, torchvision, tqdm.auto, transformers, typer
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+def settings():
+    return {
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
+        "warnings": list(warnings.filters),
+        "matplotlib": dict(matplotlib.rcParams),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "torch": (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
+                  torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision(), torch._inductor.config.freezing),
+        "random": (random.getstate(), torch.initial_seed(), numpy.random.get_state()[1].tolist()),
+        "logging": [logging.getLogger(name).level for name in (None, "diffusers", "transformers", "datasets", "matplotlib")],
+        "progress bars": (diffusers.utils.logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled(),
+                          transformers.utils.logging.is_progress_bar_enabled(),
+                          huggingface_hub.utils.are_progress_bars_disabled()),
+        "default timeout": socket.getdefaulttimeout(),
+        "exceptions": (sys.excepthook, sys.stdout, sys.stderr),
+    }
+
+import torch._inductor.config
+before = settings()
+import ldm_tutorial
+names = [m.name for m in pkgutil.walk_packages(ldm_tutorial.__path__, "ldm_tutorial.")]
+for name in names:
+    importlib.import_module(name)
+    after = settings()
+    changed = [what for what in before if before[what] != after[what]]
+    assert not changed, f"{name} changes {changed}: {[(before[what], after[what]) for what in changed]}"
+print(len(names))
+"""
+
+
+def test_importing_the_package_changes_nothing_of_the_process():
+    done = subprocess.run([sys.executable, "-c", PROCESS_WIDE], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.split()[-1]) > 25, "all modules were imported"
 
 
 def test_package_data_is_declared():
@@ -73,7 +137,7 @@ def test_package_data_is_declared():
 def test_make_help_lists_every_target():
     makefile = read("Makefile")
     targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
-    assert {"help", "venv", "lab", "test", "test-browser", "notebooks", "weights", "bench", "clean"} <= set(targets)
+    assert {"help", "venv", "lab", "test", "test-all", "check", "test-browser", "notebooks", "weights", "bench"} <= set(targets)
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     explained = dict(re.findall(r"^  make ([\w-]+) +(\S.*)$", shown, re.MULTILINE))
     assert list(explained) == targets

@@ -1,18 +1,32 @@
-"""Figures: one visual style for the whole course, each picture with a text for those who can't see it."""
+"""Figures: one visual style for the whole course, each picture with a text for those who can't see it.
+
+Pictures of pixels are put together with Pillow (:func:`pictures` and what builds on it), charts and diagrams with matplotlib.
+Each function returns a picture or a figure, and :func:`show` puts it on the page::
+
+    show(before_and_after(images[:6], decoded[:6], ["original", "after the autoencoder"]), alt="...")
+    show(bars_with_intervals({"trained": (0.98, 0.95, 1.0), "untrained": (0.11, 0.06, 0.18)}, "right pictures"))
+"""
 
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import io
+import json
 import math
 import os
 import struct
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
-from PIL import Image
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from PIL import Image, ImageDraw, ImageFont
 
 # Okabe and Ito's palette: told apart by colour-blind readers too
 COLORS = {
@@ -24,19 +38,19 @@ COLORS = {
     "sky": "#56B4E9",
     "ink": "#222222",
 }
-SPACES = {"pixel": "#D55E00", "latent": "#009E73", "text": "#0072B2"}  # the three parts of the system, everywhere
+# One colour for one thing through the whole course: the three parts of the system, and the two sides of a comparison
+SPACES = {"pixel": "#D55E00", "latent": "#009E73", "text": "#0072B2"}
+ROLES = {"ours": "#882255", "library": "#B8860B", "trained": "#222222", "untrained": "#8A8A8A"}
+LINES = ["-", "--", ":", "-."]
+MARKERS = ["o", "s", "^", "D", "v", "P"]
+STYLE = Path(__file__).with_name("course.mplstyle")
+GAP = 8  # pixels between pictures, and around them
+FONT = Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 def style() -> None:
-    """Set matplotlib's defaults for the course."""
-    import matplotlib as mpl
-
-    mpl.rcParams.update({
-        "figure.dpi": 110, "savefig.dpi": 110, "font.size": 11, "axes.titlesize": 11,
-        "axes.spines.top": False, "axes.spines.right": False,
-        "axes.prop_cycle": mpl.cycler(color=[COLORS[c] for c in ("blue", "orange", "green", "red", "purple", "sky")]),
-        "figure.facecolor": "white", "axes.facecolor": "white", "legend.frameon": False,
-    })  # fmt: skip
+    """Set matplotlib's defaults for a notebook's own figures. The functions here bring theirs along."""
+    mpl.style.use(STYLE)
 
 
 def png(picture, fast: bool = False) -> bytes:
@@ -78,7 +92,7 @@ class ImageWithAlt:
 def quantize_png(content: bytes, above: int = 120_000) -> bytes:
     """A PNG of more than ``above`` bytes with 256 colours, about a third of its size: a repository keeps every version."""
     image, buffer = Image.open(io.BytesIO(content)), io.BytesIO()
-    if len(content) <= above or image.mode == "P":
+    if len(content) <= above or image.mode == "P" or getattr(image, "is_animated", False):
         return content
     image.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
     return min(content, buffer.getvalue(), key=len)
@@ -89,11 +103,23 @@ def png_size(content: bytes) -> tuple[int, int]:
     return struct.unpack(">II", content[16:24])
 
 
-def show(picture, alt: str) -> None:
-    """Display a matplotlib figure or a PIL image in a notebook with its alternative text."""
+def show(picture, alt: str = "") -> None:
+    """Display a matplotlib figure or a PIL image in a notebook with its alternative text.
+
+    Charts and diagrams of this module describe themselves, from the numbers that they show, where no ``alt`` is given.
+
+    Raises:
+        ValueError: when there is no text for those who can't see the picture.
+    """
     from IPython.display import display
 
+    alt = alt or getattr(picture, "alt", "")
+    if not alt:
+        raise ValueError("Say what the picture shows, for those who can't see it: show(picture, alt=...)")
     display(ImageWithAlt(png(picture), alt))
+
+
+# ---- Pictures of pixels ----
 
 
 def _array(values) -> np.ndarray:
@@ -108,90 +134,219 @@ def as_uint8(image) -> np.ndarray:
     return image
 
 
-def grid(
-    images: Sequence,
-    columns: int | None = None,
-    zoom: int = 2,
-    gap: int = 4,
-    frames: Sequence[str | None] | None = None,
-    titles: Sequence[str] | None = None,
-) -> Image.Image:
-    """Pictures side by side, each enlarged ``zoom`` times without smoothing, to the first one's size.
-
-    ``frames`` gives some a coloured border; ``titles`` stand over the columns. Tens of times faster than :func:`pictures`."""
-    from PIL import ImageDraw, ImageFont
-
-    images = [as_uint8(i) for i in images]
-    columns = columns or min(len(images), 8)
-    h, w = images[0].shape[0] * zoom, images[0].shape[1] * zoom
-    rows = math.ceil(len(images) / columns)
-    head = 22 if titles else 0
-    sheet = Image.new("RGB", (columns * (w + gap) + gap, rows * (h + gap) + gap + head), "white")
-    for i, title in enumerate(titles or []):
-        middle = gap + i * (w + gap) + w / 2, head / 2
-        ImageDraw.Draw(sheet).text(middle, title, COLORS["ink"], ImageFont.load_default(14), anchor="mm")
-    for i, image in enumerate(images):
-        x, y = gap + (i % columns) * (w + gap), head + gap + (i // columns) * (h + gap)
-        if frames and frames[i]:
-            sheet.paste(frames[i], (x - gap, y - gap, x + w + gap, y + h + gap))
-        sheet.paste(Image.fromarray(image).resize((w, h), Image.NEAREST), (x, y))
-    return sheet
-
-
-def pictures(
-    images: Sequence,
-    titles: Sequence[str] | None = None,
-    columns: int | None = None,
-    size: float = 1.5,
-    title: str | None = None,
-):
-    """A matplotlib figure of pictures in a grid with a title over each, wrapped where it is wider than its picture."""
-    import matplotlib.pyplot as plt
-
-    style()
-    columns = columns or min(len(images), 6)
-    rows = math.ceil(len(images) / columns)
-    fits = int(size * 14)  # characters of a title over one picture
-    titles = ["\n".join(textwrap.fill(line, fits) for line in title.split("\n")) for title in titles or []]
-    lines = max((t.count("\n") + 1 for t in titles), default=0)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(columns * size, rows * (size + 0.22 * lines) + (0.4 if title else 0)),
-        squeeze=False,
-        layout="constrained",
-    )
-    for i, axis in enumerate(axes.flat):
-        axis.axis("off")
-        if i < len(images):
-            axis.imshow(as_uint8(images[i]), interpolation="nearest")
-            if titles:
-                axis.set_title(titles[i], fontsize=9)
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
 def latent_maps(latents) -> np.ndarray:
     """The first three channels of latents [C, H, W] as a colour picture uint8 [H, W, 3] (-3..3 becomes 0..255)."""
     z = _array(latents)[:3].transpose(1, 2, 0)
     return ((z / 6 + 0.5).clip(0, 1) * 255).astype(np.uint8)
 
 
-def heat_overlay(image, heat) -> np.ndarray:
-    """A picture [64, 64] pixels under a heat map [64, 64] of 0 (dark blue) to 1 (yellow): uint8 [64, 64, 3]."""
-    from matplotlib import colormaps
+@functools.cache
+def _font(size: int = 14) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(FONT, size)
 
-    tint = colormaps["viridis"](_array(heat))[..., :3] * 255
-    return (0.35 * as_uint8(image) + 0.65 * tint).astype(np.uint8)
+
+def _size(text: str) -> tuple[int, int]:
+    """Width and height of a text in pixels, with the room below it that no other text should enter."""
+    if not text:
+        return 0, 0
+    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), text, _font(), spacing=3)
+    return math.ceil(right), math.ceil(bottom) + 6
+
+
+def _wrap(text: str, width: int) -> str:
+    """The text in lines of at most ``width`` pixels; only words that are longer than a line are broken."""
+    wrapped = []
+    for paragraph in text.split("\n"):
+        lines = [paragraph]
+        letters = min(len(paragraph), width // 3)  # no letter is narrower than 3 pixels
+        while letters and any(_size(line)[0] > width for line in lines):
+            lines = textwrap.wrap(paragraph, letters)
+            letters -= 1
+        wrapped += lines
+    return "\n".join(wrapped)
+
+
+def _write(picture: Image.Image, place: tuple[float, float], text: str, anchor: str) -> None:
+    """Write a text at a place; ``anchor`` says which point of the text stands there (Pillow's letters)."""
+    align = {"l": "left", "m": "center", "r": "right"}[anchor[0]]
+    ImageDraw.Draw(picture).multiline_text(place, text, COLORS["ink"], _font(), anchor=anchor, spacing=3, align=align)
+
+
+def stack(parts: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below one another, each in the middle."""
+    sheet = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white")
+    y = 0
+    for part in parts:
+        sheet.paste(part, ((sheet.width - part.width) // 2, y))
+        y += part.height
+    return sheet
+
+
+def _scaled(image, side: int | None) -> Image.Image:
+    """A picture whose longer side is ``side`` pixels: its own pixels stay visible as squares, unless it is made smaller."""
+    picture = Image.fromarray(as_uint8(image)).convert("RGB")
+    if side is None:
+        return picture
+    scale = side / max(picture.size)
+    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)), how)
+
+
+def pictures(
+    images: Sequence,
+    titles: Sequence[str] | None = None,
+    columns: int | None = None,
+    size: float | None = 1.28,
+    title: str = "",
+    names: Sequence[str] = (),
+    frames: Sequence[str | None] = (),
+    gap: int = GAP,
+) -> Image.Image:
+    """Pictures in rows, a title over each, ``names`` at the left of the rows, and one ``title`` over all.
+
+    ``size`` is a picture's longer side in hundreds of screen pixels, rounded to a multiple of 64 pixels, so that all pixels of
+    a small picture are equally large, and at least 128 (None: as large as the pictures are). Titles are wrapped where they
+    are wider than their picture. ``frames`` gives some a border of a colour; ``gap`` is the room between them, in pixels.
+    """
+    columns = columns or min(len(images), 6)
+    images = [_scaled(image, size and 64 * max(2, round(size * 100 / 64))) for image in images]
+    side = max(image.width for image in images)
+    names = [_wrap(name, 120) for name in names]
+    left = max((_size(name)[0] + gap for name in names), default=0) + gap
+    width = left + columns * (side + gap)
+    heading = _wrap(title, width - 2 * gap)
+    titles = [_wrap(text, side) for text in titles or []]
+    starts = range(0, len(images), columns)
+    heads = [max((_size(text)[1] for text in titles[k : k + columns]), default=0) for k in starts]
+    heights = [max(image.height for image in images[k : k + columns]) for k in starts]
+    y = _size(heading)[1] + gap
+    sheet = Image.new("RGB", (width, y + sum(heads) + sum(heights) + gap * len(starts)), "white")
+    _write(sheet, (width / 2, gap), heading, "ma")
+    for k, head, height, name in zip_longest(starts, heads, heights, names, fillvalue=""):
+        y += head
+        _write(sheet, (left - gap, y + height / 2), name, "rm")
+        for i, image in enumerate(images[k : k + columns]):
+            x = left + i * (side + gap) + (side - image.width) // 2
+            if frames and frames[k + i]:
+                sheet.paste(frames[k + i], (x - gap, y - gap, x + image.width + gap, y + image.height + gap))
+            sheet.paste(image, (x, y))
+        for i, text in enumerate(titles[k : k + columns]):
+            _write(sheet, (left + i * (side + gap) + side / 2, y - 4), text, "md")
+        y += height + gap
+    return sheet
+
+
+def grid(
+    images: Sequence, columns: int | None = None, zoom: int = 2, gap: int = 4, frames: Sequence = (), titles: Sequence = ()
+) -> Image.Image:
+    """Pictures side by side, each enlarged ``zoom`` times without smoothing, to the first one's size.
+
+    ``frames`` gives some a coloured border; ``titles`` stand over the columns."""
+    height, width = as_uint8(images[0]).shape[:2]
+    larger = [Image.fromarray(as_uint8(i)).resize((width * zoom, height * zoom), Image.Resampling.NEAREST) for i in images]
+    return pictures(larger, titles, columns or min(len(images), 8), None, frames=frames, gap=gap)
+
+
+def strip(images: Sequence, titles: Sequence[str] | None = None, size: float | None = 1.28) -> Image.Image:
+    """Pictures in one row, a title over each.
+
+    Raises:
+        ValueError: for more than eight, which would be too small on the page.
+    """
+    if len(images) > 8:
+        raise ValueError(f"{len(images)} pictures do not fit side by side: choose eight, or use pictures(..., columns=8)")
+    return pictures(images, titles, len(images), size)
+
+
+def in_rows(rows: Mapping[str, Sequence], titles: Sequence[str] | None = None, size: float = 1.28) -> Image.Image:
+    """Rows of pictures, each row under its name at the left; ``titles`` stand over the columns."""
+    every = [image for row in rows.values() for image in row]
+    return pictures(every, titles, len(every) // len(rows), size, names=list(rows))
+
+
+def before_and_after(
+    originals: Sequence, others: Sequence, labels: Sequence[str], titles: Sequence[str] | None = None, size: float = 1.28
+) -> Image.Image:
+    """Each picture over what became of it, in two rows that ``labels`` name: ``["original", "reconstruction"]``."""
+    return in_rows({labels[0]: originals, labels[1]: others}, titles, size)
+
+
+def heat_overlay(image, heat) -> np.ndarray:
+    """A picture [H, W], in grey, under a heat map [h, w] of 0 (dark blue) to 1 (yellow): uint8 [H, W, 3]."""
+    picture = Image.fromarray(as_uint8(image))
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None]
+    level = np.asarray(Image.fromarray(_array(heat).astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR))
+    tint = mpl.colormaps["viridis"](level)[..., :3] * 255
+    return (0.35 * grey + 0.65 * tint).astype(np.uint8)
+
+
+def heat_map(image, heat, word: str, size: float = 2.56, what: str = "acts") -> Image.Image:
+    """A picture, and beside it where a word ``what`` in it (a map of 0 to 1, as in :func:`heat_overlay`), with its colour bar.
+
+    Without a map (None) the place beside the picture stays empty: the size is the same.
+    """
+    blank = Image.new("RGB", (64, 64), "white")
+    other = blank if heat is None else heat_overlay(image, heat)
+    pair = pictures([image, other], ["the picture", f"where {word!r} {what}" if heat is not None else " "], 2, size)
+    sheet = Image.new("RGB", (pair.width + 78, pair.height), "white")
+    sheet.paste(pair)
+    if heat is not None:
+        side = (pair.width - 3 * GAP) // 2
+        top = pair.height - GAP - side
+        levels = np.linspace(1, 0, side)[:, None].repeat(16, 1)
+        sheet.paste(Image.fromarray(heat_overlay(np.full((side, 16, 3), 128, np.uint8), levels)), (pair.width, top))
+        for share, text in ((0, "most"), (0.5, "half"), (1, "least")):
+            _write(sheet, (pair.width + 20, top + 7 + share * (side - 14)), text, "lm")
+    return sheet
+
+
+def animation(
+    frames: Sequence,
+    alt: str,
+    seconds: float = 2.4,
+    titles: Sequence[str] = (),
+    names: Sequence[str] = (),
+    most: int = 400_000,
+) -> ImageWithAlt:
+    """Pictures one after the other, over a strip of six of them for paper and for whoever reads slowly: one animated PNG.
+
+    It plays twice where that takes no more than five seconds, else once, and rests on its last frame. A frame is a picture,
+    or a list of pictures side by side, which ``names`` name; ``titles`` say for each frame what it is.
+
+    Raises:
+        ValueError: for more than five seconds (what moves for longer must have a button that stops it), and for more than
+            ``most`` bytes in 32 colours.
+    """
+    if not 0 < seconds <= 5:
+        raise ValueError(f"An animation takes at most five seconds, not {seconds}")
+    panels = [list(frame) if isinstance(frame, list | tuple) else [frame] for frame in frames]
+    titles = list(titles) or [""] * len(panels)
+    chosen = np.linspace(0, len(panels) - 1, min(6, len(panels))).round().astype(int).tolist()
+    below = pictures([panels[i][k] for k in range(len(panels[0])) for i in chosen], [titles[i] for i in chosen], 6, names=names)
+    tops = [pictures(row, names, len(row), 2.56, title) for row, title in zip(panels, titles, strict=True)]
+    sheets = [stack([top, below]) for top in tops]
+    sample = below.resize((below.width // 2, below.height // 2), Image.Resampling.NEAREST)  # enough to choose colours from
+    for colours in (256, 96, 32):
+        palette = sample.quantize(colours, kmeans=1, dither=Image.Dither.NONE)
+        film = [sheet.quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets]
+        buffer = io.BytesIO()
+        film[0].save(
+            buffer,
+            format="PNG",
+            save_all=True,
+            append_images=film[1:],
+            duration=int(1000 * seconds / len(film)),
+            loop=2 if seconds <= 2.5 else 1,
+        )
+        if buffer.tell() <= most:
+            return ImageWithAlt(buffer.getvalue(), alt)
+    raise ValueError(f"The animation has {buffer.tell():,} bytes, which is more than {most:,}: give fewer frames")
 
 
 def contact_sheet(seed: int = 0, zoom: int = 1, images=None) -> Image.Image:
     """Every object (rows) in every material (columns), one view of each, with their names; held-out pairs are framed.
 
     ``images`` uint8 [288, 64, 64, 3], in the order of ``pairs("all")``, replaces the renders."""
-    from PIL import ImageDraw
-
     from ..curios import MATERIALS, OBJECTS, Curios, held_out
 
     if images is None:
@@ -207,3 +362,167 @@ def contact_sheet(seed: int = 0, zoom: int = 1, images=None) -> Image.Image:
     for j, name in enumerate(MATERIALS):
         draw.text((left + 3 + j * step + 32 * zoom, 12), name, "black", anchor="mm", font_size=11)
     return sheet
+
+
+# ---- Charts ----
+
+
+def _numbers(value) -> tuple[float, float, float]:
+    """A measured number with the ends of its interval, from a number, three of them, or a table with ``value, low, high``."""
+    if isinstance(value, Mapping):
+        return value["value"], value["low"], value["high"]
+    if isinstance(value, Sequence):
+        return value[0], value[1], value[2]
+    return value, value, value
+
+
+@mpl.rc_context(fname=STYLE)
+def bars_with_intervals(
+    found: Mapping[str, object],
+    label: str,
+    colors: Mapping[str, str] | None = None,
+    form: str = "{:.2f}",
+    reference: tuple[float, str] | None = None,
+) -> Figure:
+    """A bar for each measured number, the number at its end, and a line for its interval where it has one.
+
+    ``found`` has numbers, (value, low, high), or tables with these three, by the names of the bars; ``reference`` is a place
+    and its name, for a line across all bars (chance, a floor); ``colors`` gives some of the bars another colour.
+    """
+    numbers = {name: _numbers(value) for name, value in found.items()}
+    figure = Figure(figsize=(7.4, 0.95 + 0.36 * len(found)), layout="constrained")
+    axis = figure.subplots()
+    for k, (name, (value, low, high)) in enumerate(numbers.items()):
+        color = (colors or {}).get(name, COLORS["sky"])
+        axis.barh(k, value, color=color)
+        if low < high:
+            axis.plot([low, high], [k, k], color=COLORS["ink"], marker="|", linewidth=1.5)
+        axis.annotate(form.format(value), (max(value, high), k), (7, 0), textcoords="offset points", va="center")
+    if reference:
+        axis.axvline(reference[0], color=COLORS["ink"], linestyle="--", linewidth=1)
+        axis.annotate(reference[1], (reference[0], -0.62), (3, 0), textcoords="offset points", va="center", fontsize=10)
+    axis.set_yticks(range(len(numbers)), [textwrap.fill(name, 34) for name in numbers])
+    axis.set_ylim(len(numbers) - 0.4, -1 if reference else -0.6)
+    axis.set_xlim(min(0, *(low for _, low, _ in numbers.values())), 1.12 * max(high for _, _, high in numbers.values()))
+    some = any(low < high for _, low, high in numbers.values())
+    axis.set_xlabel(f"{label} (lines: 95% intervals)" if some else label)
+    told = [f"{name} {form.format(value)}" for name, (value, _, _) in numbers.items()]
+    figure.alt = f"Bars, {label}: {'; '.join(told)}"
+    return figure
+
+
+@mpl.rc_context(fname=STYLE)
+def curve(
+    lines: Mapping[str, tuple[Sequence, Sequence]],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    colors: Mapping[str, str] | None = None,
+    log: str = "",
+) -> Figure:
+    """Lines (x values, y values) by their names, told apart by colour, dash and mark; ``log`` names logarithmic axes, "xy"."""
+    figure = Figure(figsize=(7.4, 3.1), layout="constrained")
+    axis = figure.subplots()
+    told = []
+    for k, (name, (x, y)) in enumerate(lines.items()):
+        x, y = _array(x), _array(y)
+        mark = MARKERS[k % len(MARKERS)] if len(x) <= 30 else ""
+        look = {"linestyle": LINES[k % len(LINES)], "marker": mark, "markersize": 5, "linewidth": 2}
+        axis.plot(x, y, label=textwrap.fill(name, 24), color=(colors or {}).get(name), **look)
+        told.append(f"{name} from {y[0]:.3g} at {x[0]:.3g} to {y[-1]:.3g} at {x[-1]:.3g}")
+    axis.set_xscale("log" if "x" in log else "linear")
+    axis.set_yscale("log" if "y" in log else "linear")
+    axis.set_xlabel(xlabel + (" (logarithmic)" if "x" in log else ""))
+    axis.set_ylabel(ylabel + (" (logarithmic)" if "y" in log else ""))
+    if title:
+        axis.set_title(textwrap.fill(title, 70))
+    if len(lines) > 1:
+        figure.legend(loc="outside right upper")
+    figure.alt = f"Lines, {ylabel} against {xlabel}: {'; '.join(told)}"
+    return figure
+
+
+# ---- Diagrams ----
+
+
+@mpl.rc_context(fname=STYLE)
+def boxes(line: Sequence, form: str = "{:.1f}") -> Figure:
+    """Small matrices with their numbers, a box for each number, and what is done with them: attention on a page.
+
+    ``line`` has texts, such as "×", and matrices: (name, [rows, columns], names of the rows, names of the columns). Orange
+    boxes are positive, purple ones negative, the stronger the larger.
+    """
+    ratios = [0.6 if isinstance(part, str) else len(part[3]) + 1 for part in line]
+    tall = 1 + max(len(part[2]) for part in line if not isinstance(part, str))
+    figure = Figure(figsize=(0.8 * sum(ratios), 0.4 * tall + 0.4), layout="constrained")
+    told = []
+    for axis, part in zip(figure.subplots(1, len(line), width_ratios=ratios, squeeze=False)[0], line, strict=True):
+        axis.axis("off")
+        if isinstance(part, str):
+            axis.text(0.5, 0.5, part, ha="center", va="center", fontsize=13)
+            continue
+        name, matrix, rows, columns = part
+        matrix = _array(matrix)
+        strengths = matrix / (abs(matrix).max() + 1e-9)  # -1..1
+        tints = mpl.colormaps["PuOr_r"](0.5 + strengths / 4)  # pale enough for black numbers
+        texts = [["", *columns]]
+        colors = [["white"] * (len(columns) + 1)]
+        for row, numbers, tint in zip(rows, matrix, tints, strict=True):
+            texts.append([row, *map(form.format, numbers)])
+            colors.append(["white", *tint])
+        high = len(texts) / tall
+        table = axis.table(texts, colors, cellLoc="center", bbox=(0, 1 - high, 1, high))
+        table.auto_set_font_size(False)
+        for (i, j), cell in table.get_celld().items():
+            cell.set(linewidth=0.8 if i and j else 0)
+        axis.set_title(name, weight="bold")
+        told.append(f"{name} {np.round(matrix, 2).tolist()}")
+    figure.alt = f"Matrices as boxes of numbers: {'; '.join(told)}"
+    return figure
+
+
+# What flows along the arrows of the map, in the shipped model, without the batch; the prompt is what one types
+SHAPES = {"pixels": "3×64×64", "latents": "8×16×16", "tokens": "77", "text": "77×128", "prompt": ""}
+MAP = json.loads(Path(__file__).with_name("course_map.json").read_text(encoding="utf-8"))  # boxes and arrows, in inches
+
+
+@mpl.rc_context(fname=STYLE)
+def course_map(*here: str) -> Figure:
+    """The system with the shape of what flows along each arrow; a star and a ring at the parts ``here``.
+
+    Raises:
+        ValueError: for a part that is not on the map.
+    """
+    if unknown := set(here) - set(MAP["parts"]):
+        raise ValueError(f"Not on the map: {', '.join(sorted(unknown))}. On it are {', '.join(MAP['parts'])}.")
+    figure = Figure(figsize=(9.4, 3.8))
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, 9.4), ylim=(0, 3.8))
+    axis.axis("off")
+    for space, (left, right) in MAP["rooms"].items():
+        low = 1.3 if space == "text" else 0.1
+        room = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": SPACES[space] + "1c", "edgecolor": "none"}
+        axis.add_patch(FancyBboxPatch((left, low), right - left, 3.72 - low, **room))
+        words = {"color": SPACES[space], "weight": "bold", "ha": "center", "va": "center", "fontsize": 13}
+        axis.text((left + right) / 2, 3.5, "text" if space == "text" else f"{space} space", **words)
+    for name, part in MAP["parts"].items():
+        (x, y), space, computes = part["at"], part["space"], part["computes"]
+        ring = {"edgecolor": COLORS["ink"], "linewidth": 4} if name in here else {"edgecolor": SPACES[space], "linewidth": 1.5}
+        box = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": SPACES[space] if computes else "white"}
+        axis.add_patch(FancyBboxPatch((x - 0.57, y - 0.22), 1.14, 0.44, **box, **ring))
+        color = "white" if computes else COLORS["ink"]
+        axis.text(x, y, f"★ {name}" if name in here else name, color=color, ha="center", va="center", fontsize=11)
+    for arrow in MAP["arrows"]:
+        start, end, text = arrow["from"], arrow["to"], SHAPES.get(arrow["flows"], arrow["flows"])
+        line = {"arrowstyle": "-|>", "mutation_scale": 14, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.5}
+        dashes = "--" if arrow["training"] else "-"
+        axis.annotate("", end, start, arrowprops=line | {"color": COLORS["ink"], "linestyle": dashes})
+        axis.text(*arrow["text_at"], text, ha=arrow["align"], va="center", fontsize=10)
+    if here:
+        axis.text(7.5, 0.35, "★ you are here", va="center", fontsize=10, weight="bold")
+    figure.alt = (
+        "Map of the system. Pixel space: an image goes through the encoder to latents, and the decoder makes a picture of "
+        "latents. Latent space: noise enters the U-Net, the scheduler takes a step and hands the latents back to the U-Net, "
+        "after the last step to the decoder; in training noise is added to the image's latents. Text: prompt, tokenizer, text "
+        "encoder, U-Net." + (f" You are here: {', '.join(here)}." if here else "")
+    )
+    return figure

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 
-from .figures import COLORS, ImageWithAlt, png, style
+from .figures import COLORS, STYLE, ImageWithAlt, png
 
 
 class LiveCurve:
@@ -20,16 +22,15 @@ class LiveCurve:
         self.handle = display(ImageWithAlt(self._draw(), f"Loss curve of {title}"), display_id=True)
 
     def __call__(self, step: int, loss: float) -> None:
+        """Take note of a step's loss, and draw now and then."""
         self.first = step if not self.losses else self.first  # a resumed run starts later
         self.losses.append(loss)
         if len(self.losses) % self.every == 0 or step + 1 == self.steps:
             alt = f"Loss curve of {self.title}: {self.losses[-1]:.3f} after {step + 1} steps"
             self.handle.update(ImageWithAlt(self._draw(), alt))
 
+    @mpl.rc_context(fname=STYLE)
     def _draw(self) -> bytes:
-        from matplotlib.figure import Figure
-
-        style()
         # Not one of pyplot's: where the drawing is interrupted, the notebook would show those half drawn.
         figure = Figure(figsize=(6, 2.6), layout="constrained")
         axis = figure.subplots()

@@ -18,6 +18,7 @@ from tests.run import ROOT
 
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 MAC_BROWSERS = [Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")]
+INSTALL = "`sudo apt-get install chromium` on Debian and Ubuntu, `brew install --cask google-chrome` on macOS"
 # In a container there is neither a sandbox nor a GPU for the browser, and it need not talk to anyone but us.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 TOKEN = "smoke-test"
@@ -28,11 +29,11 @@ CACHE = os.environ.get("LDM_TUTORIAL_CACHE")  # before the unit tests' own takes
 
 @pytest.fixture(scope="session")
 def browser():
-    playwright_api = pytest.importorskip("playwright.sync_api")
+    playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: run `make venv`")
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     program = program or next((str(path) for path in MAC_BROWSERS if path.exists()), None)
     if program is None:
-        pytest.skip(f"no browser found (looked for {', '.join(BROWSERS)})")
+        pytest.skip(f"no browser found, neither {', '.join(BROWSERS)} nor Google Chrome: {INSTALL}")
     with playwright_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield chromium

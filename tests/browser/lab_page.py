@@ -1,9 +1,12 @@
 """A notebook in JupyterLab as a learner meets it: open, run, turn every control by mouse and keyboard, read what it shows."""
 
+import io
 import re
 import time
 from dataclasses import dataclass, field
 from urllib.parse import quote
+
+from PIL import Image
 
 from tests.browser.conftest import PATIENCE, TOKEN, ask
 
@@ -25,8 +28,8 @@ STATE = """async control => {
   const bitmap = await createImageBitmap(await (await fetch(img.src)).blob());
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height), pen = canvas.getContext('2d');
   pen.drawImage(bitmap, 0, 0);
-  // The playground's picture ends in a row of all that was made so far: what it shows now is above.
-  const height = control.querySelector('.ldm-history') ? 256 : bitmap.height;
+  // The playground's picture ends in a row of what was made so far, 144 pixels with its gaps: what it shows now is above.
+  const height = control.querySelector('.ldm-history') ? bitmap.height - 144 : bitmap.height;
   const bytes = pen.getImageData(0, 0, bitmap.width, height).data;
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
   const box = img.getBoundingClientRect();
@@ -287,14 +290,9 @@ def turn_text(page: LabPage, control, number, knob, name) -> None:
 
 
 def turn_upload(page: LabPage, control, number, knob, name) -> None:
-    from PIL import Image
-
-    files = {"good.png": None, "text.png": b"no picture"}
-    import io
-
     buffer = io.BytesIO()
     Image.new("RGB", (30, 20), "teal").save(buffer, format="PNG")
-    files["good.png"] = buffer.getvalue()
+    files = {"good.png": buffer.getvalue(), "text.png": b"no picture"}
     button = knob.locator("button") if knob.locator("button").count() else knob
     for by in ("mouse", "keyboard"):
         for file, content in files.items():

@@ -24,7 +24,7 @@ CUT = """printed => [...document.querySelectorAll("img, table, pre")]
   .map(e => `${e.tagName}: ${(e.alt || e.innerText).slice(0, 60)}`)"""
 HIDDEN = "es => es.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 60))"
 TRAINING = """
-from ldm_tutorial.show import LiveCurve
+from ldm_tutorial.notebook.live import LiveCurve
 import time
 curve = LiveCurve("a model", 10_000, every=1)
 for step in range(10_000):
@@ -34,7 +34,7 @@ for step in range(10_000):
 TOY = """
 import ipywidgets as w
 from PIL import Image
-from ldm_tutorial.widgets import Control, step
+from ldm_tutorial.notebook.controls import Control, step
 
 drawn = []
 

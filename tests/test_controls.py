@@ -9,23 +9,18 @@ import signal
 import ipywidgets as w
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from ldm_tutorial import widgets
 from ldm_tutorial.errors import UserError
-from ldm_tutorial.models import load_models
-from ldm_tutorial.show import heat_overlay
-from ldm_tutorial.widgets import SIDE, START, THUMB, Control, Playground, step
-
-
-@pytest.fixture(scope="module")
-def models(tiny_folder):
-    return load_models(tiny_folder)
+from ldm_tutorial.notebook import controls
+from ldm_tutorial.notebook.controls import Control, step
+from ldm_tutorial.notebook.playground import START, Playground, mostly_background
 
 
 @pytest.fixture
-def play(models):
-    playground = Playground(models)
+def play(tiny):
+    playground = Playground(tiny[0])
     playground.put(steps=2)
     return playground
 
@@ -74,7 +69,7 @@ def on_the_page(monkeypatch, draw, turn):
     async def visit():
         control = Control(draw, n=w.IntSlider(3, 1, 20))
         with monkeypatch.context() as patch:
-            patch.setattr(widgets, "_from_page", lambda: True)
+            patch.setattr(controls, "_from_page", lambda: True)
             turn(control)
         await asyncio.sleep(0.3)
         return control
@@ -95,20 +90,20 @@ def test_on_the_page_the_last_request_wins(monkeypatch):
 
 
 def test_on_the_page_a_slow_drawing_is_given_up_for_a_newer_one(monkeypatch):
-    steps, controls = [], []
+    steps, made = [], []
 
     def slow(n):
         for i in range(3):
             steps.append((n, i))
             if (n, i) == (4, 1):
-                monkeypatch.setattr(widgets, "_from_page", lambda: True)
-                controls[0].knobs["n"].value = 5  # a message that comes meanwhile
-            if controls:
+                monkeypatch.setattr(controls, "_from_page", lambda: True)
+                made[0].knobs["n"].value = 5  # a message that comes meanwhile
+            if made:
                 step(f"Step {i} ...")
         return sketch(n)
 
     def turn(control):
-        controls.append(control)
+        made.append(control)
         control.knobs["n"].value = 4
 
     control = on_the_page(monkeypatch, slow, turn)
@@ -150,38 +145,94 @@ def test_on_the_page_an_interrupt_ends_a_drawing_and_nothing_else(monkeypatch):
     assert first == (30, 0, 0), "the last picture stays"
 
 
+def stored(control) -> tuple[Image.Image, str]:
+    """The picture that a page without a kernel shows, and its alternative text."""
+    data, metadata = control._repr_mimebundle_()
+    return Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB"), metadata["image/png"]["alt"]
+
+
 def test_without_a_kernel_a_picture_of_its_states_stays(monkeypatch):
     control = Control(sketch, n=w.IntSlider(3, 1, 20, description="n"))
-    data, metadata = control._repr_mimebundle_()
+    data, _ = control._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in data and data["text/plain"] == "Control: n 3"
-    assert metadata["image/png"]["alt"].endswith("number 1; number 3; number 20")
-    sheet = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
+    sheet, alt = stored(control)
+    assert alt.endswith("number 1; number 3; number 20")
     seen = {colour for _, colour in sheet.getcolors()}
     assert {(10, 0, 0), (30, 0, 0), (200, 0, 0)} <= seen and control.message == "number 3"
     monkeypatch.setenv("LDM_TUTORIAL_STATIC", "1")
     assert set(control._repr_mimebundle_()[0]) == {"text/plain", "image/png"}
 
 
-@pytest.mark.parametrize(
-    "knob, states",
-    [
-        (w.Dropdown(options=["a", "b", "c", "d"]), ["a", "c", "d"]),
-        (w.ToggleButtons(options=["a", "b", "c", "d"], value="b"), ["a", "b", "d"]),
-        (w.SelectionSlider(options=[2, 4, 8], value=4), [2, 4, 8]),
-        (w.FloatLogSlider(1, base=10, min=0, max=2), [1.0, 10.0, 100.0]),
-        (w.FloatSlider(0.5, min=0, max=1), [0.0, 0.5, 1.0]),
-        (w.Text("hello"), ["hello"]),
-    ],
-)
-def test_the_states_that_a_picture_shows(knob, states):
-    control = Control(lambda x: (Image.new("RGB", (40, 30)), f"{x}"), x=knob)
-    assert control._states()[1] == [str(state) for state in states]
+REUSED = Figure(figsize=(2, 1))
+LENGTH = REUSED.subplots().barh([0], [0])[0]
+CANVAS = Image.new("RGB", (40, 30))
+
+
+def level(x) -> int:
+    """0 to 250, another one for each setting that is tried."""
+    return sum(f"{x}".encode()) * 37 % 251
+
+
+def new_picture(x):
+    return Image.new("RGB", (40, 30), (90, level(x), 90)), f"{x}"
+
+
+def reused_figure(x):
+    """Moves the one bar of the one figure, as a control does that must be quick."""
+    LENGTH.set_width(level(x) / 251)
+    REUSED.axes[0].set_xlim(0, 1)
+    return REUSED, f"{x}"
+
+
+def reused_picture(x):
+    CANVAS.paste((90, level(x), 90), (0, 0, 40, 30))
+    return CANVAS, f"{x}"
+
+
+KNOBS = {
+    "a list": (lambda: w.Dropdown(options=["a", "b", "c", "d"]), ["a", "c", "d"]),
+    "buttons": (lambda: w.ToggleButtons(options=["a", "b", "c", "d"], value="b"), ["a", "b", "d"]),
+    "a slider over a list": (lambda: w.SelectionSlider(options=[2, 4, 8], value=4), [2, 4, 8]),
+    "a logarithmic slider": (lambda: w.FloatLogSlider(1, base=10, min=0, max=2), [1.0, 10.0, 100.0]),
+    "a slider": (lambda: w.FloatSlider(0.5, min=0, max=1), [0.0, 0.5, 1.0]),
+    "a slider of whole numbers": (lambda: w.IntSlider(20, 1, 20), [1, 10, 20]),
+    "a text": (lambda: w.Text("hello"), ["hello"]),
+}
+
+
+@pytest.mark.parametrize("draw", [new_picture, reused_figure, reused_picture])
+@pytest.mark.parametrize("kind", KNOBS)
+def test_the_states_that_a_picture_shows_differ(kind, draw):
+    make, values = KNOBS[kind]
+    control = Control(draw, x=make())
+    now = control.image.value
+    states = control._states()
+    assert [text for _, text in states] == [str(value) for value in values]
+    assert len({Image.open(io.BytesIO(content)).tobytes() for content, _ in states}) == len(values)
+    alone = [Control(draw, x=make()) for _ in values]
+    for other, value, (content, _) in zip(alone, values, states, strict=True):
+        other.knobs["x"].value = value
+        assert other.image.value == content, "each state is what the knob turned by hand would show"
+    control.redraw()
+    assert control.image.value == now
+
+
+def test_a_reused_figure_is_left_as_the_page_shows_it():
+    control = Control(reused_figure, x=w.IntSlider(20, 1, 20))
+    width = LENGTH.get_width()
+    stored(control)
+    assert LENGTH.get_width() == width
+
+
+def test_states_that_look_alike_are_shown_once():
+    control = Control(lambda n: (Image.new("RGB", (40, 30), "red" if n < 15 else "blue"), f"{n}"), n=w.IntSlider(3, 1, 20))
+    assert [text for _, text in control._states()] == ["1", "20"]
 
 
 def test_playground_stops_and_shows_the_last_picture_again(play, monkeypatch):
     image = play.image.value
     monkeypatch.setattr(Control, "at_work", play)
-    step("Step 1 of 2 ...", Image.new("RGB", (512, 320)))
+    step("Step 1 of 2 ...", Image.open(io.BytesIO(image)).convert("L").convert("RGB"))
     monkeypatch.setattr(Control, "at_work", None)
     assert play.image.value != image and play.message == "Step 1 of 2 ..."
     play.stop.click()
@@ -201,18 +252,18 @@ def test_playground_draws_for_every_knob(play):
     assert play.message.startswith(f"{START['prompt']}, seed {START['seed']}")
 
 
-def test_playground_shows_where_it_looked(play):
+def test_playground_shows_where_a_word_acts(play):
     assert play.heat.shape == (64, 64) and play.heat.min() == 0 and play.heat.max() == 1
-    assert play.message.endswith("where it looked for 'avocado'") and "avocado" in play.knobs["word"].options
+    assert "right: where 'avocado' acts" in play.message and "avocado" in play.knobs["word"].options
     before, picture, made = play.heat.copy(), play.picture.copy(), len(play.made)
     play.knobs["word"].value = "pink"
     assert (play.heat != before).any() and (play.picture == picture).all() and len(play.made) == made
     play.knobs["word"].value = "wombat"
-    assert "'wombat' does not stand in the prompt; right: where it looked for 'armchair'" in play.message
+    assert "'wombat' does not stand in the prompt; right: where 'armchair' acts" in play.message
     play.knobs["word"].value = ""
-    assert play.heat is not None and "stand" not in play.message and play.message.endswith("'armchair'")
+    assert play.heat is not None and "stand" not in play.message and "where 'armchair' acts" in play.message
     play.put(word="", prompt="something strange made of gold")  # no object: no word to look for
-    assert play.heat is None and (play.picture != picture).any()
+    assert play.heat is None and (play.picture != picture).any() and "right" not in play.message
 
 
 def test_playground_without_the_word_that_it_would_look_for(play):
@@ -220,16 +271,30 @@ def test_playground_without_the_word_that_it_would_look_for(play):
     assert play.heat is None and "stand" not in play.message
 
 
-def test_heat_overlay_keeps_the_picture_visible():
-    picture, heat = np.zeros((64, 64, 3), np.uint8), np.linspace(0, 1, 64 * 64).reshape(64, 64)
-    picture[:, 32:] = 255
-    shown = heat_overlay(picture, heat)
-    assert shown.shape == (64, 64, 3) and shown.dtype == np.uint8
-    assert (shown[:, 32:].mean() - shown[:, :32].mean()) > 60 and shown[-1, :32, 1].mean() > shown[0, :32, 1].mean() + 50
+def test_a_map_of_the_background_is_said_to_be_one():
+    picture = np.full((64, 64, 3), 200, np.uint8)
+    picture[16:48, 16:48] = 40
+    at_object = (picture[..., 0] == 40).astype(float)
+    assert not mostly_background(picture, at_object) and mostly_background(picture, 1 - at_object)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    assert not mostly_background(noise, 1 - at_object), "where there is no plain background, nothing is said"
+    assert not mostly_background(np.full_like(picture, 200), 1 - at_object)
+
+
+def test_the_shipped_model_paints_where_the_words_act():
+    """The map of the object's word is higher on the object, the map of the colour's beside it."""
+    from ldm_tutorial.checkpoints import load_models
+
+    play = Playground(load_models())
+    for word, aside in (("avocado", False), ("armchair", False), ("pink", True)):
+        play.knobs["word"].value = word
+        assert play.message.endswith(", mostly on the background") == aside, play.message
+    play.put(prompt="a golden duck on a blue background", word="blue")
+    assert play.message.endswith("where 'blue' acts, mostly on the background")
 
 
 def test_playground_brings_back_what_was_made(play):
-    first = play.picture.copy()
+    first, size = play.picture.copy(), Image.open(io.BytesIO(play.image.value)).size
     play.put(prompt="a golden duck", seed=" 012 ")
     assert (play.picture != first).any() and play.history.value == ("a golden duck", "", "12", 2, 3.0)
     made = len(play.made)
@@ -238,8 +303,7 @@ def test_playground_brings_back_what_was_made(play):
     for seed in range(20, 30):
         play.knobs["seed"].value = str(seed)
     assert len(play.history.options) == made + 10
-    sheet = Image.open(io.BytesIO(play.image.value))
-    assert sheet.size == (2 * SIDE, SIDE + THUMB), "one size, however much was made"
+    assert Image.open(io.BytesIO(play.image.value)).size == size, "one size, however much was made"
 
 
 @pytest.mark.parametrize("name, value", [("prompt", "  "), ("prompt", "🥑"), ("seed", "seven"), ("negative", "1,2")])
