@@ -70,7 +70,7 @@ def test_versions_agree():
 
 def test_without_torch():
     """What answers at once: `ldm --help`, a wrong option, the doctor before it looks, and the parts that the engine needs."""
-    names = "errors files settings text curios curios.vocabulary lab.cli notebook notebook.doctor".split()
+    names = ["errors", "files", "settings", "text", "curios.vocabulary", "lab.cli", "notebook.doctor"]
     code = f"""
 import importlib, sys
 for name in {names}:
@@ -140,7 +140,7 @@ def test_make_help_lists_every_target():
     assert {"help", "venv", "lab", "test", "test-all", "check", "test-browser", "notebooks", "weights", "bench"} <= set(targets)
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     explained = dict(re.findall(r"^  make ([\w-]+) +(\S.*)$", shown, re.MULTILINE))
-    assert list(explained) == targets
+    assert set(explained) == set(targets)
 
 
 def test_make_says_which_python_is_needed(tmp_path):

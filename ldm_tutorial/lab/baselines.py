@@ -21,7 +21,7 @@ from ..baselines import BASELINES, NOISE, UNSEEN, VAES, _known, _tokenizer, buil
 from ..checkpoints import WEIGHTS
 from ..clip import CLIPLoss
 from ..curios import MATERIALS, OBJECTS, Curios
-from ..curios.dataset import _version
+from ..curios.dataset import RENDER_VERSION
 from ..diffusion import DiffusionLoss
 from ..errors import Interrupted
 from ..files import sha256, write_checksums, write_json
@@ -107,7 +107,7 @@ class BaselineTrainer:
         save_baseline(name, model, record, self.out)
 
     def _fit(self, name: str, loss: nn.Module, draw, recipe: Recipe, options: dict, *learnt_from) -> Tensor:
-        return fit(name, loss, draw, recipe, self.folder, data_fingerprint=fingerprint(_version(), str(self.scale), *learnt_from), **options)
+        return fit(name, loss, draw, recipe, self.folder, data_fingerprint=fingerprint(str(RENDER_VERSION), str(self.scale), *learnt_from), **options)
 
     def _vae(self, name: str, vae: nn.Module, recipe: Recipe, options: dict) -> Tensor:
         _, depth, weight = VAES.get(name, (0, 8, 1e-6))
