@@ -117,21 +117,19 @@ def test_old_python(monkeypatch):
 def test_requirements(monkeypatch):
     wanted = ["numpy>=999", "no-such-package-at-all>=1", "packaging>=1"]
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted)
-    (finding,) = doctor.check_requirements()
+    finding = doctor.check_requirements()
     assert finding.level == "fault"
     assert "numpy" in finding.what and "no-such-package-at-all is missing" in finding.what
     assert "packaging" not in finding.what
 
 
-def test_requirements_of_extras(monkeypatch):
-    """What only notebooks need is no fault where the library alone is installed; what only developers need is nobody's."""
+def test_the_library_alone(monkeypatch):
+    """What only notebooks or developers need is no fault where the library alone is installed."""
     wanted = ["packaging>=1", 'no-such-lab>=4; extra == "notebooks"', 'no-such-test>=1; extra == "dev"']
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted)
-    (finding,) = doctor.check_requirements()
-    assert finding == Finding("warn", "for notebooks: no-such-lab is missing", doctor.EXTRAS)
-    monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted[::2])
-    (finding,) = doctor.check_requirements()
-    assert finding.level == "ok"
+    assert doctor.check_requirements() == Finding("ok", "all 1 required packages are installed, in versions that will do")
+    monkeypatch.setitem(sys.modules, "jupyter_client.kernelspec", None)
+    assert doctor.check_kernel() == Finding("warn", "Jupyter is not installed: all works but the notebooks", doctor.EXTRAS)
 
 
 def test_no_kernel(monkeypatch):

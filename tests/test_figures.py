@@ -255,7 +255,7 @@ def test_animation_once_where_twice_would_be_too_long():
 
 def test_bars_say_what_they_show():
     figure = figures.bars_with_intervals({"ours": MEASURED, "chance": 0.5}, "accuracy")
-    assert figure.alt == "Bars, accuracy: ours 0.75; chance 0.50"
+    assert figure.get_label() == "Bars, accuracy: ours 0.75; chance 0.50"
     (axis,) = figure.axes
     assert [bar.get_width() for bar in axis.patches] == [0.75, 0.5] and axis.get_xlabel() == "accuracy (lines: 95% intervals)"
     assert list(axis.lines[0].get_xdata()) == [0.66, 0.82] and len(axis.lines) == 1
@@ -266,7 +266,7 @@ def test_curves_differ_in_more_than_colour():
     figure = figures.curve({name: (x, x) for name in "abcd"}, "x", "y", colors={"a": ROLES["ours"]})
     lines = figure.axes[0].lines
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 4 and lines[0].get_color() == ROLES["ours"]
-    assert "a from 0 at 0 to 4 at 4" in figure.alt
+    assert "a from 0 at 0 to 4 at 4" in figure.get_label()
     assert figures.curve({"a": (x, x)}, "x", "y", log="y").axes[0].get_ylabel() == "y (logarithmic)"
 
 
@@ -307,7 +307,7 @@ def test_the_map_hands_the_latents_from_the_scheduler_to_the_decoder():
     assert {("U-Net", "scheduler"), ("scheduler", "U-Net"), ("text encoder", "U-Net"), ("decoder", "picture")} <= arrows
     with pytest.raises(ValueError, match="Not on the map: unet"):
         figures.course_map("unet")
-    assert figures.course_map("U-Net").alt.endswith("You are here: U-Net.")
+    assert figures.course_map("U-Net").get_label().endswith("You are here: U-Net.")
 
 
 def test_figures_leave_matplotlib_as_it_was():

@@ -114,7 +114,7 @@ class Control(w.VBox):
             self._waiting = True
             self._loop.call_soon_threadsafe(self._loop.call_later, 0.01, self._redraw_for_page)
         # JupyterLab's messages come in a thread of their own, which can speak while a cell is running.
-        _running_loop().call_later(0.5, self._comfort, self._asked)
+        asyncio.get_running_loop().call_later(0.5, self._comfort, self._asked)
 
     def _comfort(self, asked: int) -> None:
         if self._answered < asked == self._asked:
@@ -205,11 +205,11 @@ class Control(w.VBox):
         setting of now is drawn last, so that such a figure ends as it was.
         """
         now = {name: knob.value for name, knob in self.knobs.items()}
-        start = now.get(self.telling)
+        start = now[self.telling] if self.telling else None
         settings = _settings(self.knobs[self.telling]) if self.telling else [start]
         if start not in (settings[0], settings[-1]):
             settings = [settings[0], start, settings[-1]]
-        states = {}
+        states: dict[object, tuple[bytes, str]] = {}
         for value in [*(v for v in settings if v != start), start]:
             try:
                 content, text = _rendered(self._draw(**now | {self.telling: value}) if self.telling else self.drawn)
@@ -232,7 +232,7 @@ def _from_page() -> bool:
     from IPython import get_ipython
 
     kernel = getattr(get_ipython(), "kernel", None)
-    return bool(kernel) and kernel.get_parent().get("header", {}).get("msg_type") == "comm_msg"
+    return kernel is not None and kernel.get_parent().get("header", {}).get("msg_type") == "comm_msg"
 
 
 def _align(knob: w.Widget) -> None:

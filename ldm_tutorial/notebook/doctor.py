@@ -47,7 +47,7 @@ def diagnose(weights: Path = WEIGHTS) -> list[Finding]:
     """Check the installation and the machine, without raising. Takes a few seconds: it imports the libraries."""
     return [
         check_python(),
-        *check_requirements(),
+        check_requirements(),
         *check_libraries(),
         check_bytecode(),
         check_kernel(),
@@ -80,34 +80,27 @@ def check_python() -> Finding:
     return Finding("ok", f"Python {version}")
 
 
-def check_requirements() -> list[Finding]:
-    """Compare what is installed with what pyproject.toml asks for, and with what it asks for the notebooks."""
+def check_requirements() -> Finding:
+    """Compare what is installed with what pyproject.toml asks for; what only notebooks or developers need is left out."""
     from packaging.requirements import Requirement
 
     try:
         wanted = [Requirement(line) for line in metadata.requires("ldm-tutorial") or []]
     except metadata.PackageNotFoundError:
-        return [Finding("warn", "ldm_tutorial is used from its folder, but not installed", INSTALL)]
+        return Finding("warn", "ldm_tutorial is used from its folder, but not installed", INSTALL)
     always = [r for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
-    notebooks = [r for r in wanted if r not in always and r.marker.evaluate({"extra": "notebooks"})]
-    findings = []
-    for some, level, what, advice in [(always, "fault", "requirements", INSTALL), (notebooks, "warn", "for notebooks", EXTRAS)]:
-        problems = [problem for problem in map(_problem, some) if problem]
-        if problems:
-            findings.append(Finding(level, f"{what}: {', '.join(problems)}", advice))
-    return findings or [
-        Finding("ok", f"all {len(always + notebooks)} required packages are installed, in versions that will do")
-    ]
-
-
-def _problem(requirement) -> str:
-    """What is wrong with an installed package; nothing if all is well."""
-    try:
-        installed = metadata.version(requirement.name)
-    except metadata.PackageNotFoundError:
-        return f"{requirement.name} is missing"
-    fits = requirement.specifier.contains(installed, prereleases=True)
-    return "" if fits else f"{requirement.name} {installed} is not {requirement.specifier}"
+    problems = []
+    for requirement in always:
+        try:
+            installed = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            problems.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            problems.append(f"{requirement.name} {installed} is not {requirement.specifier}")
+    if problems:
+        return Finding("fault", "requirements: " + ", ".join(problems), INSTALL)
+    return Finding("ok", f"all {len(always)} required packages are installed, in versions that will do")
 
 
 def check_libraries() -> list[Finding]:
@@ -161,6 +154,8 @@ def check_kernel() -> Finding:
         from jupyter_client.kernelspec import KernelSpecManager
 
         program = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except ModuleNotFoundError:
+        return Finding("warn", "Jupyter is not installed: all works but the notebooks", EXTRAS)
     except Exception as error:
         return Finding("fault", f"Jupyter has no kernel `python3`: {first_line(error)}", cure)
     # A bare name means: the Python that runs Jupyter. A symbolic link is not followed: every .venv links to one Python.

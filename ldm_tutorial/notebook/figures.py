@@ -19,7 +19,6 @@ import os
 import struct
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib as mpl
@@ -113,7 +112,8 @@ def show(picture, alt: str = "") -> None:
     """
     from IPython.display import display
 
-    alt = alt or getattr(picture, "alt", "")
+    if not alt and isinstance(picture, Figure):
+        alt = str(picture.get_label())
     if not alt:
         raise ValueError("Say what the picture shows, for those who can't see it: show(picture, alt=...)")
     display(ImageWithAlt(png(picture), alt))
@@ -209,7 +209,7 @@ def pictures(
     are wider than their picture. ``frames`` gives some a border of a colour; ``gap`` is the room between them, in pixels.
     """
     columns = columns or min(len(images), 6)
-    images = [_scaled(image, size and 64 * max(2, round(size * 100 / 64))) for image in images]
+    images = [_scaled(image, None if size is None else 64 * max(2, round(size * 100 / 64))) for image in images]
     side = max(image.width for image in images)
     names = [_wrap(name, 120) for name in names]
     left = max((_size(name)[0] + gap for name in names), default=0) + gap
@@ -217,18 +217,20 @@ def pictures(
     heading = _wrap(title, width - 2 * gap)
     titles = [_wrap(text, side) for text in titles or []]
     starts = range(0, len(images), columns)
+    names += [""] * (len(starts) - len(names))
     heads = [max((_size(text)[1] for text in titles[k : k + columns]), default=0) for k in starts]
     heights = [max(image.height for image in images[k : k + columns]) for k in starts]
     y = _size(heading)[1] + gap
     sheet = Image.new("RGB", (width, y + sum(heads) + sum(heights) + gap * len(starts)), "white")
     _write(sheet, (width / 2, gap), heading, "ma")
-    for k, head, height, name in zip_longest(starts, heads, heights, names, fillvalue=""):
+    for k, head, height, name in zip(starts, heads, heights, names, strict=True):
         y += head
         _write(sheet, (left - gap, y + height / 2), name, "rm")
         for i, image in enumerate(images[k : k + columns]):
             x = left + i * (side + gap) + (side - image.width) // 2
-            if frames and frames[k + i]:
-                sheet.paste(frames[k + i], (x - gap, y - gap, x + image.width + gap, y + image.height + gap))
+            frame = frames[k + i] if frames else None
+            if frame:
+                sheet.paste(frame, (x - gap, y - gap, x + image.width + gap, y + image.height + gap))
             sheet.paste(image, (x, y))
         for i, text in enumerate(titles[k : k + columns]):
             _write(sheet, (left + i * (side + gap) + side / 2, y - 4), text, "md")
@@ -352,7 +354,7 @@ def contact_sheet(seed: int = 0, zoom: int = 1, images=None) -> Image.Image:
     if images is None:
         images = Curios("all", len(OBJECTS) * len(MATERIALS), seed).images
     frames = [COLORS["red"] if held_out(o, m) else None for o in OBJECTS for m in MATERIALS]
-    table = grid(_array(images), len(MATERIALS), zoom, 3, frames)
+    table = grid(list(_array(images)), len(MATERIALS), zoom, 3, frames)
     left, top = 92, 22
     sheet = Image.new("RGB", (table.width + left, table.height + top), "white")
     sheet.paste(table, (left, top))
@@ -407,7 +409,7 @@ def bars_with_intervals(
     some = any(low < high for _, low, high in numbers.values())
     axis.set_xlabel(f"{label} (lines: 95% intervals)" if some else label)
     told = [f"{name} {form.format(value)}" for name, (value, _, _) in numbers.items()]
-    figure.alt = f"Bars, {label}: {'; '.join(told)}"
+    figure.set_label(f"Bars, {label}: {'; '.join(told)}")
     return figure
 
 
@@ -424,11 +426,13 @@ def curve(
     figure = Figure(figsize=(7.4, 3.1), layout="constrained")
     axis = figure.subplots()
     told = []
-    for k, (name, (x, y)) in enumerate(lines.items()):
-        x, y = _array(x), _array(y)
-        mark = MARKERS[k % len(MARKERS)] if len(x) <= 30 else ""
-        look = {"linestyle": LINES[k % len(LINES)], "marker": mark, "markersize": 5, "linewidth": 2}
-        axis.plot(x, y, label=textwrap.fill(name, 24), color=(colors or {}).get(name), **look)
+    for k, (name, points) in enumerate(lines.items()):
+        x, y = map(_array, points)
+        (line,) = axis.plot(x, y, label=textwrap.fill(name, 24), linestyle=LINES[k % len(LINES)], linewidth=2, markersize=5)
+        if len(x) <= 30:
+            line.set_marker(MARKERS[k % len(MARKERS)])
+        if colors and name in colors:
+            line.set_color(colors[name])
         told.append(f"{name} from {y[0]:.3g} at {x[0]:.3g} to {y[-1]:.3g} at {x[-1]:.3g}")
     axis.set_xscale("log" if "x" in log else "linear")
     axis.set_yscale("log" if "y" in log else "linear")
@@ -438,7 +442,7 @@ def curve(
         axis.set_title(textwrap.fill(title, 70))
     if len(lines) > 1:
         figure.legend(loc="outside right upper")
-    figure.alt = f"Lines, {ylabel} against {xlabel}: {'; '.join(told)}"
+    figure.set_label(f"Lines, {ylabel} against {xlabel}: {'; '.join(told)}")
     return figure
 
 
@@ -477,7 +481,7 @@ def boxes(line: Sequence, form: str = "{:.1f}") -> Figure:
             cell.set(linewidth=0.8 if i and j else 0)
         axis.set_title(name, weight="bold")
         told.append(f"{name} {np.round(matrix, 2).tolist()}")
-    figure.alt = f"Matrices as boxes of numbers: {'; '.join(told)}"
+    figure.set_label(f"Matrices as boxes of numbers: {'; '.join(told)}")
     return figure
 
 
@@ -500,15 +504,18 @@ def course_map(*here: str) -> Figure:
     axis.axis("off")
     for space, (left, right) in MAP["rooms"].items():
         low = 1.3 if space == "text" else 0.1
-        room = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": SPACES[space] + "1c", "edgecolor": "none"}
-        axis.add_patch(FancyBboxPatch((left, low), right - left, 3.72 - low, **room))
-        words = {"color": SPACES[space], "weight": "bold", "ha": "center", "va": "center", "fontsize": 13}
-        axis.text((left + right) / 2, 3.5, "text" if space == "text" else f"{space} space", **words)
+        room = FancyBboxPatch((left, low), right - left, 3.72 - low, "round,pad=0,rounding_size=0.12")
+        room.set(facecolor=SPACES[space] + "1c", edgecolor="none")
+        axis.add_patch(room)
+        title = axis.text((left + right) / 2, 3.5, "text" if space == "text" else f"{space} space", ha="center", va="center")
+        title.set(color=SPACES[space], weight="bold", fontsize=13)
     for name, part in MAP["parts"].items():
         (x, y), space, computes = part["at"], part["space"], part["computes"]
-        ring = {"edgecolor": COLORS["ink"], "linewidth": 4} if name in here else {"edgecolor": SPACES[space], "linewidth": 1.5}
-        box = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": SPACES[space] if computes else "white"}
-        axis.add_patch(FancyBboxPatch((x - 0.57, y - 0.22), 1.14, 0.44, **box, **ring))
+        box = FancyBboxPatch((x - 0.57, y - 0.22), 1.14, 0.44, "round,pad=0,rounding_size=0.08")
+        box.set(facecolor=SPACES[space] if computes else "white", edgecolor=SPACES[space], linewidth=1.5)
+        if name in here:
+            box.set(edgecolor=COLORS["ink"], linewidth=4)
+        axis.add_patch(box)
         color = "white" if computes else COLORS["ink"]
         axis.text(x, y, f"★ {name}" if name in here else name, color=color, ha="center", va="center", fontsize=11)
     for arrow in MAP["arrows"]:
@@ -516,10 +523,11 @@ def course_map(*here: str) -> Figure:
         line = {"arrowstyle": "-|>", "mutation_scale": 14, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.5}
         dashes = "--" if arrow["training"] else "-"
         axis.annotate("", end, start, arrowprops=line | {"color": COLORS["ink"], "linestyle": dashes})
-        axis.text(*arrow["text_at"], text, ha=arrow["align"], va="center", fontsize=10)
+        x, y = arrow["text_at"]
+        axis.text(x, y, text, ha=arrow["align"], va="center", fontsize=10)
     if here:
         axis.text(7.5, 0.35, "★ you are here", va="center", fontsize=10, weight="bold")
-    figure.alt = (
+    figure.set_label(
         "Map of the system. Pixel space: an image goes through the encoder to latents, and the decoder makes a picture of "
         "latents. Latent space: noise enters the U-Net, the scheduler takes a step and hands the latents back to the U-Net, "
         "after the last step to the decoder; in training noise is added to the image's latents. Text: prompt, tokenizer, text "

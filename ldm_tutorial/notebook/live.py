@@ -18,7 +18,9 @@ class LiveCurve:
     def __init__(self, title: str, steps: int, every: int = 25, good: tuple[float, float] | None = None):
         from IPython.display import display
 
-        self.title, self.steps, self.every, self.good, self.losses, self.first = title, steps, every, good, [], 0
+        self.title, self.steps, self.every, self.good = title, steps, every, good
+        self.losses: list[float] = []
+        self.first = 0  # the step that the first loss belongs to
         self.handle = display(ImageWithAlt(self._draw(), f"Loss curve of {title}"), display_id=True)
 
     def __call__(self, step: int, loss: float) -> None:

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import ipywidgets as w
 import numpy as np
@@ -64,7 +65,10 @@ class Playground(Control):
             look = {"layout": w.Layout(width="560px"), "style": {"description_width": "90px"}}
             return kind(value=value, description=name, tooltip=tip, **look, **more)
 
-        self.models, self.picture, self.heat, self.made = models, None, None, {}
+        self.models = models
+        self.picture: np.ndarray = BLANK
+        self.heat: np.ndarray | None = None
+        self.made: dict[tuple, tuple[np.ndarray, dict]] = {}
         self.history = knob(w.Dropdown, None, "Made so far", "Bring back what was made", options=[("nothing yet", None)])
         super().__init__(
             self._draw_wish,
@@ -93,9 +97,10 @@ class Playground(Control):
         negative = check_prompt(negative, tokenizer) if negative.strip() else ""
         wish = (prompt, negative, str(number), steps, guidance)  # in the order of the knobs
         if wish not in self.made:
-            options = {"steps": steps, "guidance_scale": guidance, "negative_prompt": negative, "progress": False}
+            sampling = replace(DEFAULT_SAMPLING, steps=steps, guidance_scale=guidance, negative_prompt=negative)
+            look = self._preview(steps)
             with record_inputs(self.models.unet) as inputs:
-                picture = sample(self.models, [prompt], [number], on_step=self._preview(steps), **options)[0]
+                picture = sample(self.models, [prompt], [number], sampling, on_step=look, progress=False)[0]
             # Every fourth step, and of its batch the half that read the prompt, tell enough and fill less memory.
             self.made[wish] = picture, {layer: [x[-1:] for x in calls[::4]] for layer, calls in inputs.items()}
         self.picture, inputs = self.made[wish]
@@ -104,10 +109,10 @@ class Playground(Control):
         noun, self.heat, shown = (parse(prompt)[0] or "").split(" ")[-1], None, ""
         for asked in dict.fromkeys([word.strip() or noun, noun]):
             try:
-                self.heat = word_effect(self.models, prompt, asked, inputs).numpy()
-                shown = asked
+                heat = word_effect(self.models, prompt, asked, inputs).numpy()
+                self.heat, shown = heat, asked
                 text += f"; right: where {asked!r} acts"
-                text += ", mostly on the background" if mostly_background(self.picture, self.heat) else ""
+                text += ", mostly on the background" if mostly_background(self.picture, heat) else ""
                 break
             except UserError:  # the object's word takes its place
                 text += f"; {asked!r} does not stand in the prompt" if word.strip() == asked else ""
