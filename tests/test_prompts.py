@@ -1,4 +1,4 @@
-"""What a person types is checked before anything heavy is loaded, by what the model says of itself; unknown words get a note."""
+"""What a person types is checked before anything heavy is loaded, by what a model says of itself; unknown words get a note."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from ldm_tutorial.curios import MATERIALS, OBJECTS, plain, scene_at
 from ldm_tutorial.curios.vocabulary import NEAR, note_unknown_words, vocabulary
 from ldm_tutorial.errors import UserError
-from ldm_tutorial.files import WEIGHTS, check_place, disk_errors, disk_reason, verify_checksums
+from ldm_tutorial.files import WEIGHTS, check_place, check_utf8, disk_errors, disk_reason, verify_checksums
 from ldm_tutorial.lab.commands import check_file
 from ldm_tutorial.text import CURIOS, About, check_prompt, check_seed, read_about, scripts
 from tests.run import ROOT
@@ -127,6 +127,17 @@ def test_other_formats(tmp_path, name, instead):
 def test_places_that_can_not_be(tmp_path, name):
     (tmp_path / "file").write_text("here")
     assert "choose another place" in refusal(check_place, tmp_path / name)
+
+
+def test_names_that_libraries_can_not_open(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    (folder / "model").mkdir(parents=True)
+    CURIOS.write(folder / "model")
+    assert "not UTF-8" in refusal(read_about, folder / "model")
+    (tmp_path / "link").symlink_to(folder)
+    assert read_about(tmp_path / "link" / "model") == CURIOS
+    (tmp_path / "größe 1 2").mkdir()
+    check_utf8(tmp_path / "größe 1 2")
 
 
 def test_no_right_to_write(tmp_path, monkeypatch):
