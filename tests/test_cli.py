@@ -237,31 +237,24 @@ def test_the_menus_hold_what_there_is():
 # --- evaluate ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def measured(monkeypatch):
-    """`ldm evaluate` with numbers that need no measurement."""
+@pytest.mark.parametrize("output", ["out.txt", "/dev/full"])
+def test_the_numbers_are_written_before_anything_is_printed(curios_folder, tmp_path, monkeypatch, output):
+    """Where the output takes ASCII only, or is full: the numbers are there, and so is exit status 0."""
     from ldm_tutorial.lab import evaluation
     from ldm_tutorial.measure import report
 
     monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: ({"psnr": 31.0}, None))
     monkeypatch.setattr(report, "table", lambda found: f"Fréchet {found['psnr']}")
-
-
-def test_the_numbers_are_written_before_anything_is_printed(measured, curios_folder, tmp_path):
-    """Where the output takes ASCII only, is full, or was closed: the numbers are there, and so is exit status 0."""
-    code = (
-        "import sys\nfrom ldm_tutorial.lab import cli, evaluation\nfrom ldm_tutorial.measure import report\n"
-        "evaluation.evaluate = lambda *_, **__: ({'psnr': 31.0}, None)\nreport.table = lambda found: 'Fréchet'\n"
-        f"sys.argv = ['ldm', 'evaluate', '--quick', '--model', {str(curios_folder)!r}, '--json', 'new/a.json']\ncli.main()"
-    )
-    for encoding, output in (("ascii", "out.txt"), ("utf-8", "/dev/full")):
-        with open(tmp_path / output, "w") as file:
-            variables = {**environment(), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
-            done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=variables, stdout=file, stderr=file)
-        assert done.returncode == 0
-        assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"psnr": 31.0}
-        shutil.rmtree(tmp_path / "new")
-    assert (tmp_path / "out.txt").read_text() == "Fr\\xe9chet\nwrote new/a.json\n"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ldm", "evaluate", "--quick", "--model", str(curios_folder), "--json", "new/a.json"])
+    with open(output, "w", encoding="ascii") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code == 0
+    assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"psnr": 31.0}
+    if output == "out.txt":
+        assert (tmp_path / "out.txt").read_text() == "Fr\\xe9chet 31.0\nwrote new/a.json\n"
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
@@ -285,7 +278,7 @@ def test_train_says_where_and_goes_on(ldm, tmp_path, monkeypatch):
 # --- everything that was written can be read --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", [pytest.param("plain", marks=pytest.mark.slow), "two words, größe, 東京", "link"])
+@pytest.mark.parametrize("place", ["two words, größe, 東京", pytest.param("link", marks=pytest.mark.slow)])
 def test_round_trips(ldm, tmp_path, monkeypatch, place):
     """render -> train --data, train -> generate, edit and evaluate --model, generate -> edit; by name and by path."""
     (tmp_path / "real").mkdir()
@@ -356,30 +349,37 @@ def test_the_command_is_installed():
 def test_printing_fails_no_command(tmp_path, redirect):
     command = f"{sys.executable} -m ldm_tutorial.lab.cli generate 'a golden mug' --steps 2 --out 'tasse-grün.png' {redirect}"
     variables = {**environment(), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
-    script = f"set -o pipefail; {command}"
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, env=variables, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert (tmp_path / "tasse-grün.png").exists()
     if redirect == "> out.txt":
         assert (tmp_path / "out.txt").read_text() == "wrote tasse-gr\\xfcn.png\n"
 
 
-@pytest.mark.parametrize(
-    "seconds", [0.2, 0.8, 2, pytest.param(5, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize("arguments", [["generate", "a mug", "--engine", "torch"], ["render", "--count", "900", "--out", "r"]])
+LATER = [pytest.param(seconds, marks=pytest.mark.slow) for seconds in (5, 9)]
+DRAW = ["generate", "a mug", "--engine", "torch", "--steps", "1000"]
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.8, 2, *LATER])
+@pytest.mark.parametrize("arguments", [DRAW, ["render", "--count", "900", "--out", "r"]], ids=["generate", "render"])
 def test_ctrl_c_is_silent(tmp_path, arguments, seconds):
     """As a terminal sends it: to the command and to all that it has started."""
-    variables = {**environment(), "PYTHONPATH": str(ROOT), "LDM_TUTORIAL_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "ldm_tutorial.lab.cli", *arguments, *(["--steps", "1000"] if arguments[0] == "generate" else [])],
-        cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        [sys.executable, "-m", "ldm_tutorial.lab.cli", *arguments],
+        cwd=tmp_path,
+        env={**environment(), "PYTHONPATH": str(ROOT), "LDM_TUTORIAL_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
     out, said = process.communicate(timeout=120)
-    if "site" in said and seconds < 0.5:
+    if "<frozen site>" in said:
         pytest.skip("Python itself had not started yet")
     assert process.returncode == cli.STOPPED and "Traceback" not in said and out == "", said
 
