@@ -347,7 +347,7 @@ def test_the_command_is_installed():
 
 @pytest.mark.parametrize("redirect", ["> /dev/full", "2> /dev/full", ">&-", "2>&-", "> out.txt", "| true"])
 def test_printing_fails_no_command(tmp_path, redirect):
-    command = f"{sys.executable} -m ldm_tutorial.lab.cli generate 'a golden mug' --steps 2 --out 'tasse-grün.png' {redirect}"
+    command = f"{sys.executable} -m ldm_tutorial.lab.cli generate mug --steps 2 --out tasse-grün.png {redirect}"
     variables = {**environment(), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, env=variables, capture_output=True, text=True

@@ -217,8 +217,7 @@ def load(model: str | None, download: bool, **given):
 
     known = KNOWN.get(str(model).partition("@")[0])
     options = dict(known.options) if known else {}
-    options |= {key: value for key, value in given.items() if value is not None}
-    return load_checkpoint(model or WEIGHTS, download=download), options
+    return load_checkpoint(model or WEIGHTS, download=download), options | without_none(given)
 
 
 def without_none(options: dict) -> dict:
@@ -313,7 +312,7 @@ def edit(
         raise UserError(f"{str(out)!r} is what is to be read: name another file with --out, so that it is not lost.")
 
     from ..editing import img2img, inpaint
-    from .pictures import read_picture
+    from ..notebook.picture_files import read_picture
 
     models, options = load(model, download, steps=steps, guidance_scale=guidance, strength=strength)
     prompt = check_prompt(prompt, models.tokenizer, about)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import atomic_write, disk_errors
-from ..images import FORMATS, load_picture, to_square
+from ..notebook.picture_files import FORMATS, load_picture, to_square
 
 MINIMUM = 20  # pictures: 16 to learn from and 4 kept aside
 HUB = "hub:"
@@ -262,38 +262,6 @@ def read_pictures(found: Rows, side: int, progress: bool = True) -> Tensor:
             if fault:
                 found.faults.add(*fault)
     return torch.from_numpy(images)
-
-
-def read_picture(path: Path, side: int, mask: Path | None = None) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """A picture to edit as uint8 [side, side, 3], its mask (white: change) as bool [side, side], and a note on what was done
-    to fit it, if anything.
-
-    Raises:
-        UserError: for a file that can't be read, a mask of another size than the picture, or one with nothing white in it.
-    """
-    image = _named(path, "picture", "white")
-    note = ""
-    if image.size != (side, side):
-        size = f"{image.width} x {image.height}"
-        note = f"The picture has {size} pixels, the model draws {side} x {side}: its centre is used, resized."
-    if mask is None:
-        return to_square(image, side), None, note
-    drawn = _named(mask, "mask", "black")  # what is not painted stays as it is
-    if drawn.size != image.size:
-        sizes = f"{drawn.width} x {drawn.height} pixels, the picture {image.width} x {image.height}"
-        raise UserError(f"The mask has {sizes}: make them the same size, white where the picture is to change.")
-    place = to_square(drawn.convert("L"), side)[..., 0] >= 128
-    if not place.any():
-        raise UserError(f"The mask {str(mask)!r} is empty: paint white where the picture is to change.")
-    return to_square(image, side), place, note
-
-
-def _named(path: Path, what: str, background: str) -> Image.Image:
-    """A picture file that was named on the command line; see :func:`images.load_picture`."""
-    try:
-        return load_picture(path, background)
-    except UserError as error:
-        raise UserError(f"The {what} {str(path)!r} can't be read: {error}.") from None
 
 
 # --- the data set -----------------------------------------------------------------------------------------------------
