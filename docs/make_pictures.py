@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from ldm_tutorial.show import contact_sheet, pictures
-
-from ldm_tutorial.models import load_models
+from ldm_tutorial.checkpoints import load_models
+from ldm_tutorial.notebook.figures import contact_sheet, pictures
 from ldm_tutorial.sampling import sample
 
 PROMPTS = [
@@ -16,6 +15,5 @@ PROMPTS = [
 if __name__ == "__main__":
     here = Path(__file__).parent
     drawn = sample(load_models(), PROMPTS, list(range(7, 7 + len(PROMPTS))))
-    titles = [p.replace(" made", "\nmade").replace(" on ", "\non ").replace(" carved", "\ncarved") for p in PROMPTS]
-    pictures(drawn, titles, columns=4, size=2.2).savefig(here / "strip.png", dpi=90)
+    pictures(drawn, PROMPTS, columns=4, size=2).save(here / "strip.png", optimize=True)
     contact_sheet().save(here / "curios.jpg", quality=88)

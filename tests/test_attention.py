@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from ldm_tutorial.attention import enlarge, heat_maps, record_attention, word_attention, word_tokens
+from ldm_tutorial.attention import (
+    enlarge,
+    heat_maps,
+    record_attention,
+    record_inputs,
+    word_attention,
+    word_effect,
+    word_tokens,
+)
 from ldm_tutorial.errors import UserError
 
 PROMPT = "an Orange mug made of orange, on an orange background"
@@ -143,3 +151,45 @@ def test_score_finds_a_planted_map_and_no_other(tiny, monkeypatch):
     assert value["noun_miou_ceiling"] > 0.85 and value["noun_miou"] > 0.8 > value["noun_miou_constant"] + 0.1
     assert value["noun_miou_wrong_word"] < 0.2
     assert all(v["n"] == 8 and v["low"] <= v["value"] <= v["high"] for v in found.values())
+
+
+def test_the_effect_of_a_word_is_what_a_layer_answers_without_it(tiny):
+    """The first layer's input does not depend on the text: there two U-Net calls tell the same as the recording of one."""
+    models, _ = tiny
+    prompt, without = "a golden duck on a pink background", "a  duck on a pink background"
+    z = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(1))
+    answers = []
+
+    @torch.no_grad()
+    def call(text):
+        states = models.encode_text(["", text])  # as with guidance: the prompt comes last
+        models.unet(z.repeat(2, 1, 1, 1), 500, states)
+
+    with record_inputs(models.unet) as inputs:
+        call(prompt)
+    assert {tuple(x.shape[:2]) for calls in inputs.values() for x in calls} == {(2, 64)} and len(inputs) == 4
+    first = next(iter(inputs))
+    hook = first.register_forward_hook(lambda layer, given, answer: answers.append(answer[-1]))
+    call(prompt)
+    call(without)
+    hook.remove()
+    change = (answers[0] - answers[1]).square().mean(1).sqrt()
+    expected = enlarge(change.view(1, 8, 8))[0]
+    torch.testing.assert_close(word_effect(models, prompt, "golden", {first: inputs[first]}), expected, rtol=1e-4, atol=1e-4)
+    assert word_effect(models, prompt, "Golden", inputs).shape == (64, 64)
+    assert not first._forward_pre_hooks and not first._forward_hooks, "nothing is left behind"
+    with pytest.raises(UserError, match="'teapot' does not stand"):
+        word_effect(models, prompt, "teapot", inputs)
+
+
+def test_a_deaf_layer_shows_no_effect(tiny):
+    models, _ = tiny
+    layer = next(m for name, m in models.unet.named_modules() if name.endswith("attn2"))
+    inputs = {layer: [torch.randn(1, 64, layer.to_q.in_features)]}
+    before = layer.to_v.weight.clone()
+    try:
+        layer.to_v.weight.data.zero_()
+        assert not word_effect(models, "a golden duck", "golden", inputs).any()
+    finally:
+        layer.to_v.weight.data.copy_(before)
+    assert word_effect(models, "a golden duck", "golden", inputs).any()

@@ -261,11 +261,11 @@ def _rendered(drawn, fast: bool = False) -> tuple[bytes, str]:
     return png(picture, fast), text
 
 
-def _sheet(states: list[tuple[bytes, str]], most: int = 40_000) -> bytes:
+def _sheet(states: list[tuple[bytes, str]], most: int = 60_000) -> bytes:
     """States under their texts, side by side or below one another: a PNG of about ``most`` bytes, for notebooks store many."""
     shots = [Image.open(io.BytesIO(content)).convert("RGB") for content, _ in states]
     columns = len(shots) if shots[0].width < 1.5 * shots[0].height else 1
-    for width in (1050, 800, 640, 480, 360):
+    for width in (1050, 800, 640, 480):
         smaller = [shot.copy() for shot in shots]
         for shot in smaller:
             shot.thumbnail((width // columns, shot.height), Image.Resampling.LANCZOS)

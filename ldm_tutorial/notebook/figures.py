@@ -141,7 +141,7 @@ def latent_maps(latents) -> np.ndarray:
 
 
 @functools.cache
-def _font(size: int = 14) -> ImageFont.FreeTypeFont:
+def _font(size: int = 16) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(FONT, size)
 
 
