@@ -17,7 +17,7 @@ from torch import Tensor
 from .errors import UserError
 from .images import to_model, to_picture
 from .models import Models
-from .sampling import build_guide, build_sampler, decode_quickly, denoise, generators
+from .sampling import build_guide, build_sampler, decode_pictures, denoise, generators
 from .settings import DEFAULT_SAMPLING, Sampling
 
 
@@ -41,6 +41,8 @@ def edit_latents(
         raise UserError(f"{len(images)} pictures need as many prompts and seeds, not {len(prompts)} and {len(seeds)}.")
     new = None if masks is None else _latent_masks(masks, images, models)
     scheduler = build_sampler(models, sampling.sampler, sampling.steps)
+    if not hasattr(scheduler, "add_noise"):
+        raise UserError(f"{type(scheduler).__name__} can't add noise to a picture, so it can't edit: choose another sampler.")
     first_step = _first_step(strength, sampling.steps, scheduler)
 
     # From each picture's stream first a sample of the posterior, then the noise, then what the sampler draws.
@@ -59,6 +61,8 @@ def edit_latents(
     blend = None
     if new is not None:
         new = new.to(clean)
+        # The library's pipeline encodes what is kept as well, for U-Nets that read it, and so draws once more from the streams.
+        models.encode(images, streams)
         last_step = len(scheduler.timesteps) - 1
         if strength == 1:
             z = noise * scheduler.init_noise_sigma
@@ -81,8 +85,7 @@ def img2img(models: Models, images, prompts: list[str], seeds: list[int], streng
     Raises:
         UserError: for a strength outside 0..1, a size that the model can't take, or counts that differ.
     """
-    latents = edit_latents(models, images, prompts, seeds, strength, **options)
-    return to_picture(decode_quickly(models, latents)).numpy()
+    return decode_pictures(models, edit_latents(models, images, prompts, seeds, strength, **options))
 
 
 def inpaint(
@@ -97,7 +100,7 @@ def inpaint(
         UserError: see :func:`img2img`; also for masks of another size than the pictures, or empty ones.
     """
     latents = edit_latents(models, images, prompts, seeds, strength, masks=masks, **options)
-    made = to_picture(decode_quickly(models, latents)).numpy()
+    made = decode_pictures(models, latents)
     if not paste:
         return made
     inside = _tensor(masks).bool().cpu().numpy()

@@ -28,6 +28,8 @@ SAMPLERS = {
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
 }
+OTHERS = "choose another number of steps, or another sampler"
+REFUSALS = (ValueError, NotImplementedError, IndexError, AssertionError)  # how schedulers say what they can't do
 
 
 def build_sampler(models: Models, sampler: str, steps: int):
@@ -36,30 +38,59 @@ def build_sampler(models: Models, sampler: str, steps: int):
     "own" is the scheduler that the checkpoint names (PNDM in Stable Diffusion 1.5, Euler in SD-Turbo).
 
     Raises:
-        UserError: for an unknown sampler, and for steps that the schedule can't be divided into.
+        UserError: for an unknown sampler, and for what the checkpoint's schedule can't do.
     """
     if sampler not in SAMPLER_NAMES:
         raise UserError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLER_NAMES)}.")
     own = models.scheduler
+    _check_schedule(own, sampler, steps)
     kind = SAMPLERS.get(sampler, type(own))
-    if type(own) is kind:
-        scheduler = copy.copy(own)  # takes no time; a new one would take some milliseconds
-    else:
-        options = {}
-        if sampler in ("dpm++", "unipc"):
-            # A solver of order 2, whose last step, of order 1, ends at no noise at all: order 2 would divide by zero there.
-            options = {"solver_order": 2, "final_sigmas_type": "zero"}
-        elif "clip_sample" not in own.config:
-            options = {"clip_sample": False}  # these two would hold latents within -1..1, as if they were pixels
-        scheduler = kind.from_config(own.config, **options)
+    options = {}
+    if sampler in ("dpm++", "unipc"):
+        # A solver of order 2, whose last step, of order 1, ends at no noise at all: order 2 would divide by zero there.
+        options = {"solver_order": 2, "final_sigmas_type": "zero"}
+    elif "clip_sample" not in own.config:
+        options = {"clip_sample": False}  # the other two would hold latents within -1..1, as if they were pixels
     try:
-        scheduler.set_timesteps(steps, device=models.device)
-    except (ValueError, AssertionError, IndexError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{steps} steps can't be made with the sampler {sampler!r} ({reason}): give fewer.") from None
-    # "trailing" rounds to one too many, -1, for 61 steps and some others
-    scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
+        # A copy takes no time, a new one some milliseconds.
+        scheduler = copy.copy(own) if type(own) is kind else kind.from_config(own.config, **options)
+        scheduler.set_timesteps(steps)  # on the CPU: looking up a step there does not wait for a GPU
+    except REFUSALS as error:
+        raise UserError(f"{steps} steps can't be made with {kind.__name__} ({_reason(error)}): {OTHERS}.") from None
+    if not hasattr(scheduler, "sigmas"):
+        # "trailing" rounds to one too many for 61 steps and some others: -1, which is looked up as the noisiest of all
+        scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
     return scheduler
+
+
+def _check_schedule(own, sampler: str, steps: int) -> None:
+    """Can the checkpoint's scheduler, or another one on its noise schedule, be driven as Stable Diffusion's pipelines do it?"""
+    name, config = type(own).__name__, own.config
+    if "Flow" in name or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+        raise UserError(f"The checkpoint's {name} is for flow matching; these samplers are for models that predict noise or v.")
+    if str(config.get("variance_type")).startswith("learned"):
+        raise UserError(f"The checkpoint's {name} expects a U-Net that predicts the variance too, which this one does not.")
+    trained = config.get("num_train_timesteps", steps)
+    if steps > trained:
+        raise UserError(f"{steps} steps are more than the {trained} that the checkpoint was trained with: give fewer.")
+    if sampler != "own" and "beta_schedule" not in config:
+        raise UserError(f"The checkpoint's {name} has no schedule of betas for {sampler!r} to follow: choose its own sampler.")
+    if sampler == "own" and not _is_sampler(own):
+        raise UserError(f"The checkpoint's {name} is made for another kind of model than a U-Net on latents: {OTHERS}.")
+
+
+def _is_sampler(scheduler) -> bool:
+    """Has it what the pipelines use, and a step that wants no more than (model_output, timestep, sample)?"""
+    used = ("set_timesteps", "scale_model_input", "init_noise_sigma", "order", "step")
+    if not all(hasattr(scheduler, name) for name in used):
+        return False
+    parameters = inspect.signature(scheduler.step).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty] == ["model_output", "timestep", "sample"]
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a scheduler says."""
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def generators(seeds: list[int]) -> list[torch.Generator]:
@@ -129,14 +160,19 @@ def denoise(
     """
     from tqdm.auto import tqdm
 
-    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
-    options = {"generator": streams} if takes_noise else {}
+    taken = inspect.signature(scheduler.step).parameters
+    options = {"generator": streams} if "generator" in taken else {}
+    if "eta" in taken:
+        options["eta"] = 0.0  # as the library's pipelines do: no noise where the sampler leaves the choice
     timesteps = scheduler.timesteps
     n = len(timesteps)  # some schedulers take more than they were asked for
     for i in tqdm(range(first_step, n), desc="denoise", disable=not progress, leave=False):
         t = timesteps[i]
         predicted = guide.predict(scheduler, z, t, i, n)
-        z = scheduler.step(predicted, t, z, **options).prev_sample
+        try:
+            z = scheduler.step(predicted, t, z, **options).prev_sample
+        except REFUSALS as error:
+            raise UserError(f"{type(scheduler).__name__} can't sample this checkpoint ({_reason(error)}): {OTHERS}.") from None
         if blend:
             z = blend(i, z)
         if on_step:
@@ -184,13 +220,27 @@ def decode_quickly(models: Models, latents: Tensor) -> Tensor:
     return models.decode(latents.to(memory_format=torch.channels_last)).contiguous()
 
 
+def decode_pictures(models: Models, latents: Tensor) -> ndarray:
+    """Clean latents [B, 8, 16, 16] -> pictures, uint8 [B, 64, 64, 3].
+
+    Raises:
+        UserError: for latents that are no numbers (NaN or infinite), which would be black pictures.
+    """
+    images = decode_quickly(models, latents)
+    if not images.isfinite().all():
+        raise UserError(f"What was sampled is not finite, the schedule can't be sampled so: {OTHERS}, or compute in float32.")
+    return to_picture(images).numpy()
+
+
 def sample(models: Models, prompts: list[str], seeds: list[int], sampling: Sampling = DEFAULT_SAMPLING, **options) -> ndarray:
     """Prompts and seeds to pictures, uint8 [B, 64, 64, 3]; options as for :func:`sample_latents`.
 
     Picture k equals the picture made alone with its seed, to within 1 of 255 (a U-Net call rounds differently by batch).
+
+    Raises:
+        UserError: as :func:`sample_latents` and :func:`decode_pictures` do.
     """
-    latents = sample_latents(models, prompts, seeds, sampling, **options)
-    return to_picture(decode_quickly(models, latents)).numpy()
+    return decode_pictures(models, sample_latents(models, prompts, seeds, sampling, **options))
 
 
 def compile_unet(models: Models) -> Models:

@@ -10,9 +10,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline, U
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from ldm_tutorial.attention import heat_maps, join_layers, record_attention, word_tokens
-from ldm_tutorial.checkpoints import KNOWN, load_checkpoint
+from ldm_tutorial.checkpoints import KNOWN, load_checkpoint, load_models, save_models
 from ldm_tutorial.errors import UserError
-from ldm_tutorial.models import load_models, save_models
 from ldm_tutorial.sampling import generators, initial_latents, sample, sample_latents
 
 PROMPTS = ["a golden mug on a blue background", "a duck"]
