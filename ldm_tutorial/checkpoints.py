@@ -275,9 +275,7 @@ def _read_json(path: Path) -> dict:
 
 # --- files of weights -----------------------------------------------------------------------------------------------
 
-WEIGHT_FILE = re.compile(
-    r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>[^.]+?))?(?:-\d{5}-of-(?P<shards>\d{5}))?\.safetensors"
-)
+WEIGHT_FILE = re.compile(r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>[^.]+?))?(?:-\d{5}-of-(?P<shards>\d{5}))?\.safetensors")
 
 
 def complete_weights(files: Iterable[str], part: str) -> dict[str, list[str]]:

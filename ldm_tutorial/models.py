@@ -44,6 +44,7 @@ class Models:
 
     @property
     def device(self) -> torch.device:
+        """Where the U-Net is; the other networks are there too."""
         return self.unet.device
 
     @property
@@ -86,9 +87,7 @@ class Models:
     def tokenize(self, prompts: list[str]) -> Tensor:
         """Texts -> ``input_ids`` [B, 77], padded to the tokenizer's full length, as the pipeline does."""
         longest = self.tokenizer.model_max_length
-        encoded = self.tokenizer(
-            prompts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
-        )
+        encoded = self.tokenizer(prompts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
         return encoded.input_ids
 
     @torch.no_grad()

@@ -33,7 +33,7 @@ REFUSALS = (ValueError, NotImplementedError, IndexError, AssertionError)  # how 
 
 
 def build_sampler(models: Models, sampler: str, steps: int):
-    """diffusers' scheduler for the model's own noise schedule, with its timesteps set: ``steps`` of them, the noisiest first.
+    """A scheduler of diffusers' on the model's own noise schedule, its timesteps set: ``steps`` of them, the noisiest first.
 
     "own" is the scheduler that the checkpoint names (PNDM in Stable Diffusion 1.5, Euler in SD-Turbo).
 

@@ -61,7 +61,7 @@ def test_the_maps_are_softmax_of_q_k(recorded, tiny):
         z = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
         models.unet(z, 500, models.encode_text(["a golden duck", PROMPT]))
         handle.remove()
-        q, k = (f(s).unflatten(-1, (layer.heads, -1)).transpose(1, 2) for f, s in zip((layer.to_q, layer.to_k), seen.values()))
+        q, k = (f(s).unflatten(-1, (layer.heads, -1)).transpose(1, 2) for f, s in zip((layer.to_q, layer.to_k), seen.values(), strict=True))
     torch.testing.assert_close((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1), calls[0])
 
 

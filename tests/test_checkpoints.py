@@ -270,7 +270,9 @@ def test_heat_maps_on_every_layout(layouts, kind, size):
     joined = join_layers(maps)[-2:]
     assert joined.shape[2] == size[0] * size[1] // 16**2 and joined.shape[3] == 77
     torch.testing.assert_close(joined.sum(3), torch.ones(joined.shape[:3]))
-    heat = heat_maps(joined, [word_tokens(models.tokenizer, p, w) for p, w in zip(PROMPTS, ("mug", "duck"))], size=size)
+    heat = heat_maps(
+        joined, [word_tokens(models.tokenizer, p, w) for p, w in zip(PROMPTS, ("mug", "duck"), strict=True)], size=size
+    )
     assert heat.shape == (2, *size) and heat.min() == 0 and heat.max() <= 1
     with record_attention(models.unet, layers="mid_block") as few:
         ours(models, kind)

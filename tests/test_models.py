@@ -87,7 +87,7 @@ def test_files_are_small_and_safe(tiny_folder):
     assert {Path(n).suffix for n in found} <= {".json", ".safetensors", ".txt"}  # nothing that could run code
     for name in WEIGHT_FILES:
         with safe_open(tiny_folder / name, "pt") as f:
-            kinds = {f.get_tensor(k).dtype for k in f.keys()}
+            kinds = {f.get_tensor(k).dtype for k in f.keys()}  # noqa: SIM118
         assert torch.float16 in kinds and torch.float32 not in kinds, name
     for name in ("text_encoder", "clip"):  # transformers believes what is written here, diffusers loads float32
         assert json.loads(found[f"{name}/config.json"])["dtype"] == "float32"

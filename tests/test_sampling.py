@@ -6,15 +6,8 @@ import torch
 
 from ldm_tutorial.checkpoints import load_models
 from ldm_tutorial.errors import UserError
-from ldm_tutorial.sampling import (
-    FAST_SAMPLING,
-    SAMPLERS,
-    compile_unet,
-    generators,
-    initial_latents,
-    sample,
-    sample_latents,
-)
+from ldm_tutorial.sampling import SAMPLERS, compile_unet, generators, initial_latents, sample, sample_latents
+from ldm_tutorial.settings import FAST_SAMPLING
 
 PROMPTS = ["an armchair made of avocado on a pink background", "a golden duck"]
 FEW = {"steps": 5, "progress": False}
