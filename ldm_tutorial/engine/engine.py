@@ -147,9 +147,8 @@ class Engine:
         trained = self.settings["scheduler"]["num_train_timesteps"]
         if sampling.steps > trained:
             raise UserError(f"{sampling.steps} steps are more than the {trained} that the model was trained with: give fewer.")
-        sampler = {"ddim": DDIM, "unipc": UniPC}[sampling.sampler](
-            self.settings["scheduler"], self.alphas_cumprod, sampling.steps
-        )
+        kind = DDIM if sampling.sampler == "ddim" else UniPC
+        sampler = kind(self.settings["scheduler"], self.alphas_cumprod, sampling.steps)
         text, both = self._texts(prompts, sampling.negative_prompt)
         z = np.concatenate([randn(seed, (1, *self.settings["latent_shape"])) for seed in seeds])
         n = len(sampler.timesteps)

@@ -133,8 +133,8 @@ def share_weights(model, file: Path) -> int:
         as_floats = values.astype(np.float32)
         by_digest[as_floats.shape, as_floats.tobytes()] = name, False
         if as_floats.ndim == 2:
-            turned = np.ascontiguousarray(as_floats.T)
-            by_digest.setdefault((turned.shape, turned.tobytes()), (name, True))
+            transposed = np.ascontiguousarray(as_floats.T)
+            by_digest.setdefault((transposed.shape, transposed.tobytes()), (name, True))
 
     found, nodes = [], []
     for tensor in model.graph.initializer:
