@@ -4,7 +4,7 @@ import tempfile
 
 from machine import ROOT, options, store
 
-STEPS, BATCH = 120, 32
+STEPS, BATCH, PICTURES = 120, 32, 1024
 
 
 def main() -> None:
@@ -14,34 +14,37 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from ldm_tutorial.companions import UnconditionalLoss, build, scheduler_of
-    from ldm_tutorial.curios import Curios, to_model
-    from ldm_tutorial.models import load_models
-    from ldm_tutorial.show import COLORS, png, style
+    from ldm_tutorial.baselines import build, scheduler_of
+    from ldm_tutorial.checkpoints import load_models
+    from ldm_tutorial.curios import Curios
+    from ldm_tutorial.diffusion import DiffusionLoss
+    from ldm_tutorial.images import to_model
+    from ldm_tutorial.notebook.figures import COLORS, png, style
     from ldm_tutorial.training import Recipe, fit
 
     models = load_models()
-    images = Curios("train", 1024).images
+    images = Curios("train", PICTURES).images
     latents = torch.cat([models.encode(to_model(x)).cpu() for x in images.split(64)])
 
-    class AnotherNoise(UnconditionalLoss):
+    class AnotherNoise(DiffusionLoss):
         """The target is other noise than what was added: nothing can be learned."""
 
-        def forward(self, clean, noise, timesteps):
-            noisy = self.scheduler.add_noise(clean, noise, timesteps)
+        def forward(self, latents, noise, timesteps):
+            noisy = self.scheduler.add_noise(latents, noise, timesteps)
             return (self.unet(noisy, timesteps).sample - noise.roll(1, 0)).square().mean()
 
-    def run(lr=2e-3, scale=1.0, kind=UnconditionalLoss, rows=len(latents), limit=1.0) -> list[float]:
+    def run(lr=2e-3, scale=1.0, kind=DiffusionLoss, rows=PICTURES, limit=1.0) -> list[float]:
         torch.manual_seed(0)
         loss = kind(build("unet-skips"), scheduler_of("unet-skips"))
+        recipe = Recipe(steps, BATCH, lr, warmup=min(20, steps), max_grad_norm=limit)
 
-        def draw(g):
-            clean = scale * latents[torch.randint(rows, (BATCH,), generator=g)]
+        def sample_batch(g):
+            z = scale * latents[torch.randint(rows, (BATCH,), generator=g)]
             timesteps = torch.randint(1000, (BATCH,), generator=g)
-            return {"clean": clean, "noise": torch.randn(clean.shape, generator=g), "timesteps": timesteps}
+            return {"latents": z, "noise": torch.randn(z.shape, generator=g), "timesteps": timesteps}
 
         with tempfile.TemporaryDirectory() as folder:
-            return fit("curve", loss, draw, Recipe(steps, BATCH, lr, warmup=min(20, steps), clip=limit), folder, False).tolist()
+            return fit("curve", loss, sample_batch, recipe, folder, progress=False).tolist()
 
     cases = {
         "healthy": {},

@@ -17,8 +17,9 @@ def main() -> None:
 
     import torch
 
-    from ldm_tutorial.models import load_models
-    from ldm_tutorial.training import DiffusionLoss, Recipe, fit
+    from ldm_tutorial.checkpoints import load_models
+    from ldm_tutorial.diffusion import DiffusionLoss
+    from ldm_tutorial.training import Recipe, fit
 
     models = load_models()
     device = models.device
@@ -27,15 +28,15 @@ def main() -> None:
     latents, text = torch.randn(256, 8, 16, 16), models.encode_text(["a golden duck"]).cpu()
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)  # as fit does
 
-    def draw(g: torch.Generator, encode: bool = False) -> dict:
-        chosen = torch.randint(256, (batch,), generator=g)
+    def sample_batch(g: torch.Generator, encode: bool = False) -> dict:
+        rows = torch.randint(256, (batch,), generator=g)
         noise, timesteps = torch.randn(batch, 8, 16, 16, generator=g), torch.randint(1000, (batch,), generator=g)
-        z = models.encode(images[chosen]).cpu() if encode else latents[chosen]
+        z = models.encode(images[rows]).cpu() if encode else latents[rows]
         return {"latents": z, "noise": noise, "timesteps": timesteps, "encoder_hidden_states": text.expand(batch, -1, -1)}
 
     bare = DiffusionLoss(copy.deepcopy(models.unet), models.scheduler).to(device).train()
     optimizer = torch.optim.AdamW(bare.parameters(), lr=1e-4)
-    rows = {k: v.to(device) for k, v in draw(torch.Generator()).items()}
+    rows = {k: v.to(device) for k, v in sample_batch(torch.Generator()).items()}
 
     def bare_step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -62,7 +63,7 @@ def main() -> None:
         loss = DiffusionLoss(copy.deepcopy(models.unet), models.scheduler).to(device)
         with tempfile.TemporaryDirectory() as folder:
             recipe = Recipe(steps + 2, batch, 1e-4)
-            fit("bench", loss, lambda g: draw(g, encode), recipe, folder, progress=False, on_step=on_step)
+            fit("bench", loss, lambda g: sample_batch(g, encode), recipe, folder, on_step, progress=False)
         return summary(ours, theirs)
 
     loop = measure(bare_step)

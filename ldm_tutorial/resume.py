@@ -22,7 +22,7 @@ from .errors import UserError
 from .files import atomic_write, disk_errors
 
 SAVE_EVERY = 100  # steps
-PATIENCE = timedelta(seconds=30)  # how long a process waits for the others at the start
+PATIENCE = timedelta(seconds=20)  # how long a process waits at the start for the one where all meet
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C or a notebook's Stop; what a cluster sends
 
 
@@ -59,7 +59,7 @@ def _meet(rank: int, count: int, backend: str | None) -> None:
     """Wait for the other processes, but not for long, and form a group with them."""
     store, _, _ = next(dist.rendezvous("env://", rank, count, timeout=PATIENCE))
     store.set(f"here/{rank}", "")
-    store.wait([f"here/{other}" for other in range(count)], PATIENCE)
+    store.wait([f"here/{other}" for other in range(count)], 3 * PATIENCE)  # they may still import
     store.set_timeout(timedelta(minutes=30))  # from now on one may wait for another's work
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
 

@@ -104,9 +104,7 @@ def fit(
     ema = EMAModel(loss.parameters(), decay=recipe.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     run = ResumableRun(Path(folder) / f"{name}.pt", _settings(name, loss, recipe, data_fingerprint), accelerator)
     run.load(model=loss, optimizer=optimizer, ema=ema)
-    on_cpu = accelerator.device.type == "cpu"
-    lower = recipe.bfloat16 and on_cpu and not _precision_is_told() and cpu_has_bfloat16()
-    model, optimizer = accelerator.prepare(_CPUBfloat16(loss) if lower else loss, optimizer)
+    model, optimizer = accelerator.prepare(_with_precision(loss, recipe, accelerator), optimizer)
     ema.to(accelerator.device)
     model.train()
     hidden = not (progress and accelerator.is_main_process)
@@ -194,6 +192,13 @@ def _accelerator(loss: nn.Module, recipe: Recipe):
 
 def _precision_is_told() -> bool:
     return "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+def _with_precision(loss: nn.Module, recipe: Recipe, accelerator) -> nn.Module:
+    """The loss, or the loss in bfloat16 where the recipe wants that on a CPU: accelerate does what concerns GPUs."""
+    on_cpu = accelerator.device.type == "cpu"
+    lower = recipe.bfloat16 and on_cpu and not _precision_is_told() and cpu_has_bfloat16()
+    return _CPUBfloat16(loss) if lower else loss
 
 
 class _CPUBfloat16(nn.Module):

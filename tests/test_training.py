@@ -505,21 +505,22 @@ def test_a_run_of_an_older_version_says_so(on_the_cpu, tmp_path):
     assert len(train("line", tmp_path)[0]) == 9
 
 
-def test_a_disk_that_fills_up(on_the_cpu, tmp_path, monkeypatch):
-    """A limit on the size of files stands for the disk's."""
+@pytest.fixture
+def fill_the_disk():
+    """A function after which no file can grow beyond 100 bytes, which stands for a full disk; and one that makes space."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    free = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))  # noqa: E731
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard)), free
+    free()
+
+
+def test_a_disk_that_fills_up(on_the_cpu, tmp_path, monkeypatch, fill_the_disk):
     monkeypatch.setattr(resume, "SAVE_EVERY", 3)
     train("line", tmp_path / "whole")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill(step, _):
-        if step == 4:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-
-    try:
-        with pytest.raises(UserError, match=r"Can't write to .*\(File too large\): free some space") as error:
-            train("line", tmp_path / "run", on_step=fill)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    fill, free = fill_the_disk
+    with pytest.raises(UserError, match=r"Can't write to .*\(File too large\): free some space") as error:
+        train("line", tmp_path / "run", on_step=lambda step, _: fill() if step == 4 else None)
+    free()
     assert str(tmp_path / "run" / "x.pt") in one_sentence(error)
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["x.pt"]  # no litter on a full disk
     assert len(read(tmp_path / "run" / "x.pt")["losses"]) == 3  # what was saved before is whole
@@ -682,6 +683,19 @@ def test_a_damaged_tokenizer_is_named(on_the_cpu, tmp_path):
     with pytest.raises(UserError, match="tokenizer is damaged: delete it") as error:
         lab.make_tokenizer(OwnPictures(), tmp_path)
     one_sentence(error)
+
+
+@pytest.mark.parametrize("what", ["tokenizer", "latents.safetensors"])
+def test_a_full_disk_before_the_training(on_the_cpu, tmp_path, tiny, curios, fill_the_disk, what):
+    fill, free = fill_the_disk
+    fill()
+    with pytest.raises(UserError, match=r"(?i)\(file too large\): free some space there, or choose another folder") as error:
+        if what == "tokenizer":
+            lab.make_tokenizer(OwnPictures(), tmp_path)
+        else:
+            lab.encode_all(tiny[0], curios.images, tmp_path, "these models", progress=False)
+    free()
+    assert str(tmp_path / what) in one_sentence(error) and not list(tmp_path.iterdir())
 
 
 def test_the_judge_learns_from_all_pairs(on_the_cpu, tmp_path, curios):
