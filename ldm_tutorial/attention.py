@@ -44,7 +44,8 @@ def record_attention(unet, layers: str = "") -> Iterator[dict[str, list[Tensor]]
             sample(models, ["an armchair made of avocado"], [7])
         maps["mid_block.attentions.0.transformer_blocks.0.attn2"][-1].shape  # the last step
     """
-    before, maps = unet.attn_processors, {}
+    before = unet.attn_processors
+    maps: dict[str, list[Tensor]] = {}
     cross = {name: name.removesuffix(".processor") for name in before if ".attn2." in name and layers in name}
     unet.set_attn_processor({name: _Recorder(cross[name], maps) if name in cross else old for name, old in before.items()})
     try:

@@ -61,7 +61,10 @@ def test_the_maps_are_softmax_of_q_k(recorded, tiny):
         z = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
         models.unet(z, 500, models.encode_text(["a golden duck", PROMPT]))
         handle.remove()
-        q, k = (f(s).unflatten(-1, (layer.heads, -1)).transpose(1, 2) for f, s in zip((layer.to_q, layer.to_k), seen.values(), strict=True))
+        q, k = (
+            f(s).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+            for f, s in zip((layer.to_q, layer.to_k), seen.values(), strict=True)
+        )
     torch.testing.assert_close((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1), calls[0])
 
 
@@ -127,7 +130,7 @@ def test_enlarge_keeps_the_order():
 
 def test_score_finds_a_planted_map_and_no_other(tiny, monkeypatch):
     """With attention made from the exact masks in one head, the score is near the ceiling; a wrong word gets little."""
-    from ldm_tutorial import evaluation
+    from ldm_tutorial.measure import maps
 
     masks = torch.zeros(12, 64, 64, dtype=torch.bool)
     for i in range(12):
@@ -143,9 +146,9 @@ def test_score_finds_a_planted_map_and_no_other(tiny, monkeypatch):
         logs[:, 4] = torch.where(wrong, 1 - inside, inside) * 50
         return logs
 
-    monkeypatch.setattr(evaluation, "renders", renders)
-    monkeypatch.setattr(evaluation, "_attention", attention)
-    found = evaluation.heat_map_scores(tiny[0], 8, progress=False)
+    monkeypatch.setattr(maps, "renders", renders)
+    monkeypatch.setattr(maps, "_attention", attention)
+    found = maps.heat_map_scores(tiny[0], 8, progress=False)
     assert 4 in found["noun_miou"]["heads"]
     value = {k: v["value"] for k, v in found.items()}
     assert value["noun_miou_ceiling"] > 0.85 and value["noun_miou"] > 0.8 > value["noun_miou_constant"] + 0.1
