@@ -54,8 +54,8 @@ def found_at(clip: nn.Module, tokenizer, images: Tensor, captions: list[str]) ->
 
 
 def measure(models: Models, clip: nn.Module, data: Pictures, progress: bool = True) -> tuple[dict, Tensor]:
-    """Every figure of :data:`ROWS`, ``{"value", "n", "low", "high"}`` (None where there are too few pictures), and one drawn
-    picture uint8 [N, S, S, 3] for each caption kept aside."""
+    """Every figure of :data:`ROWS`, ``{"value", "n", "low", "high"}`` (None where there are too few pictures), with what it was
+    measured on; and one drawn picture uint8 [N, S, S, 3] for each caption kept aside."""
     images, captions = data.validation_images, data.validation_captions
     n = len(images)
     some = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[:n].tolist()  # as many, learned from
@@ -70,7 +70,10 @@ def measure(models: Models, clip: nn.Module, data: Pictures, progress: bool = Tr
     place_learned = found_at(clip, models.tokenizer, learned, learned_captions)[0]
     half, enough = n // 2, n // 2 >= FEWEST
     first, second = slice(0, half), slice(half, 2 * half)
+    about = {"source": Path(data.source).name, "resolution": data.resolution, "learned": len(data), "aside": n}
     found = {
+        "data": {**about, "sha256": data.fingerprint},
+        "features": "this run's CLIP, vision tower",
         "psnr_aside": fidelity(images),
         "psnr_learned": fidelity(learned),
         "top1_aside": rate(place < 1),
@@ -107,11 +110,8 @@ def figure(image: Tensor, what: str, below: str = "") -> dict[str, str]:
     """A picture uint8 [S, S, 3] for the page: PNG, or JPEG where it is large."""
     buffer, kind = io.BytesIO(), "jpeg" if len(image) > 128 else "png"
     Image.fromarray(image.numpy()).save(buffer, kind)
-    return {
-        "what": what,
-        "below": below or what,
-        "source": f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}",
-    }
+    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"what": what, "below": below or what, "source": source}
 
 
 def spaced(count: int, most: int) -> list[int]:
@@ -145,15 +145,6 @@ def draw_rows(drawn: Tensor, models: Models, data: Pictures, progress: bool = Tr
     return {"reconstructions": reconstructions[:8], "unseen": unseen, "learned": learned}
 
 
-def evaluate_own(folder: Path, data: Pictures, progress: bool = True) -> tuple[dict, Tensor, Models]:
-    """(every number of the model in ``folder``, the pictures drawn, the model)."""
-    models = load_models(folder)
-    found, drawn = measure(models, load_clip(folder), data, progress)
-    about = {"source": Path(data.source).name, "resolution": data.resolution, "learned": len(data)}
-    about |= {"aside": len(data.validation_images), "sha256": data.fingerprint}
-    return {"data": about, "features": "this run's CLIP, vision tower", **found}, drawn, models
-
-
 def measure_again(folder: Path, about: About, source: str) -> tuple[dict, str]:
     """The numbers of a saved model, measured on those of its pictures that were kept aside, and the same as a table.
 
@@ -164,7 +155,7 @@ def measure_again(folder: Path, about: About, source: str) -> tuple[dict, str]:
         data = Pictures(source, about.resolution, Path(run))
     if data.fingerprint != about.data:
         raise UserError(f"{str(folder)!r} was trained with other pictures or captions than those of {source!r} now.")
-    found = evaluate_own(folder, data)[0]
+    found, _ = measure(load_models(folder), load_clip(folder), data)
     return found, table(found)
 
 
@@ -172,7 +163,8 @@ def write_evaluation(folder: Path, data: Pictures, steps: dict[str, int], progre
     """Measure the model in ``folder`` on ``data`` and write ``evaluation.json`` and ``evaluation.html`` there."""
     from jinja2 import Environment, PackageLoader
 
-    found, drawn, models = evaluate_own(folder, data, progress)
+    models = load_models(folder)
+    found, drawn = measure(models, load_clip(folder), data, progress)
     found = {"steps": steps, **found}
     page = Environment(loader=PackageLoader("ldm_tutorial", "lab"), autoescape=True).get_template("evaluation.html")
     text = page.render(found, lines=table_lines(found), **draw_rows(drawn, models, data, progress))
