@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import UserError
 from .resume import ResumableRun, connect_processes
@@ -30,8 +29,8 @@ class Recipe:
 
     ``lr`` is the peak learning rate, ``warmup`` in steps, ``decay`` the share of the steps in which it falls to zero at the
     end; ``ema`` the decay of the exponential moving average of the weights. ``batch`` counts the rows of all processes.
-    ``accumulate`` computes a batch in so many parts, one after the other, for less memory; ``bfloat16`` computes in lower
-    precision on CPUs that have it. Neither of the two changes what is learned, up to rounding.
+    ``accumulate`` computes a batch in so many parts, one after the other, for less memory: up to rounding, what is learned
+    stays the same.
     """
 
     steps: int
@@ -43,7 +42,6 @@ class Recipe:
     ema: float = 0.995
     seed: int = SEED
     accumulate: int = 1
-    bfloat16: bool = False
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, a plateau, linear decay towards zero."""
@@ -104,7 +102,7 @@ def fit(
     ema = EMAModel(loss.parameters(), decay=recipe.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     run = ResumableRun(Path(folder) / f"{name}.pt", _settings(name, loss, recipe, data_fingerprint), accelerator)
     run.load(model=loss, optimizer=optimizer, ema=ema)
-    model, optimizer = accelerator.prepare(_with_precision(loss, recipe, accelerator), optimizer)
+    model, optimizer = accelerator.prepare(loss, optimizer)
     ema.to(accelerator.device)
     model.train()
     hidden = not (progress and accelerator.is_main_process)
@@ -154,18 +152,9 @@ def fingerprint(*items: Tensor | str) -> str:
     return total.hexdigest()[:12]
 
 
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU computes in bfloat16 by itself (AVX512-BF16, AMX): elsewhere it would only be slower."""
-    for units in ("avx512_bf16", "amx_tile"):
-        ask = getattr(torch.cpu, f"_is_{units}_supported", None)
-        if ask and ask():
-            return True
-    return False
-
-
 def _settings(name: str, loss: nn.Module, recipe: Recipe, data_fingerprint: str) -> dict:
     """What must be the same for a run to go on: all that changes what is learned."""
-    settings = {key: value for key, value in vars(recipe).items() if key not in ("accumulate", "bfloat16")}
+    settings = {key: value for key, value in vars(recipe).items() if key != "accumulate"}
     weights = sum(p.numel() for p in loss.parameters())
     return {"name": name, **settings, "weights": weights, "data": data_fingerprint}
 
@@ -177,7 +166,8 @@ def _accelerator(loss: nn.Module, recipe: Recipe):
 
     connect_processes()
     native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = None if _precision_is_told() else "bf16" if native else "no"
+    told = "ACCELERATE_MIXED_PRECISION" in os.environ
+    precision = None if told else "bf16" if native else "no"
     accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=recipe.accumulate)
     if not getattr(loss, "splits", True):
         accelerator.gradient_accumulation_steps = 1
@@ -188,27 +178,3 @@ def _accelerator(loss: nn.Module, recipe: Recipe):
             "product divides it."
         )
     return accelerator
-
-
-def _precision_is_told() -> bool:
-    return "ACCELERATE_MIXED_PRECISION" in os.environ
-
-
-def _with_precision(loss: nn.Module, recipe: Recipe, accelerator) -> nn.Module:
-    """The loss, or the loss in bfloat16 where the recipe wants that on a CPU: accelerate does what concerns GPUs."""
-    on_cpu = accelerator.device.type == "cpu"
-    lower = recipe.bfloat16 and on_cpu and not _precision_is_told() and cpu_has_bfloat16()
-    return _CPUBfloat16(loss) if lower else loss
-
-
-class _CPUBfloat16(nn.Module):
-    """A loss computed on a CPU with convolutions and matrix products in bfloat16. Attention as plain products: the gradient
-    of the fused kernel is slow in bfloat16 on a CPU."""
-
-    def __init__(self, loss: nn.Module):
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, **batch: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            return self.loss(**batch)

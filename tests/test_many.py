@@ -14,11 +14,11 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
-from ldm_tutorial import training
 from ldm_tutorial.autoencoder import VAELoss, build_vae
 from ldm_tutorial.clip import CLIPLoss
 from ldm_tutorial.diffusion import DiffusionLoss, build_scheduler, build_unet
 from ldm_tutorial.errors import UserError
+from ldm_tutorial.lab import training as lab
 from ldm_tutorial.training import Recipe, fit
 from tests.run import ROOT, environment
 from tests.test_training import on_the_cpu, read  # noqa: F401 (a fixture)
@@ -271,23 +271,18 @@ def test_precision_is_what_accelerate_is_told(on_the_cpu, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told", "native", "dtype"),
-    [
-        (True, None, True, torch.bfloat16),
-        (False, None, True, torch.float32),
-        (True, None, False, torch.float32),
-        (True, "no", True, torch.float32),
-    ],
+    ("told", "native", "dtype"),
+    [(None, True, torch.bfloat16), (None, False, torch.float32), ("no", True, torch.float32)],
 )
-def test_bfloat16_on_a_cpu(on_the_cpu, tmp_path, monkeypatch, wanted, told, native, dtype):  # noqa: F811
-    """Where the recipe wants it, the CPU has it, and nobody said otherwise; callbacks and batches are not computed in it."""
+def test_bfloat16_on_a_cpu(on_the_cpu, tmp_path, monkeypatch, told, native, dtype):  # noqa: F811
+    """Where the CPU has it, and nobody said otherwise; callbacks and batches are not computed in it."""
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     if told:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
-    monkeypatch.setattr(training, "cpu_has_bfloat16", lambda: native)
+    monkeypatch.setattr(lab, "cpu_has_bfloat16", lambda: native)
     line, outside = Line(), set()
     note = lambda *_: outside.add((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)  # noqa: E731
-    fit("x", line, noise, replace(RECIPE, bfloat16=wanted), tmp_path, on_step=note, progress=False)
+    fit("x", lab.LowPrecision(line), noise, RECIPE, tmp_path, on_step=note, progress=False)
     assert line.seen == {(dtype, 8)} and outside == {torch.float32} and line.line.weight.dtype == torch.float32
 
 

@@ -23,6 +23,7 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
@@ -71,21 +72,21 @@ class Profile:
 PROFILES = {
     "quick": Profile(
         16_384,
-        autoencoder=Recipe(7_500, 8, 1.5e-3, bfloat16=True),
+        autoencoder=Recipe(7_500, 8, 1.5e-3),
         clip=Recipe(250, 128, 1e-3),
-        unet=Recipe(5_000, 32, 1e-3, bfloat16=True),
+        unet=Recipe(5_000, 32, 1e-3),
     ),
     "evening": Profile(
         16_384,
-        autoencoder=Recipe(2_600, 16, 2e-3, bfloat16=True),
+        autoencoder=Recipe(2_600, 16, 2e-3),
         clip=Recipe(1_200, 128, 1e-3),
-        unet=Recipe(2_100, 64, 1e-3, bfloat16=True),
+        unet=Recipe(2_100, 64, 1e-3),
     ),
     "full": Profile(
         60_000,
-        autoencoder=Recipe(12_000, 64, 1e-3, bfloat16=True),
+        autoencoder=Recipe(12_000, 64, 1e-3),
         clip=Recipe(3_000, 512, 1e-3),
-        unet=Recipe(16_000, 256, 7e-4, bfloat16=True),
+        unet=Recipe(16_000, 256, 7e-4),
     ),
 }
 
@@ -100,6 +101,34 @@ def choose_profile(name: str | None = None) -> str:
     if name not in PROFILES:
         raise UserError(f"There is no profile {name!r}: choose one of {', '.join(PROFILES)}.")
     return name
+
+
+class LowPrecision(nn.Module):
+    """A loss whose convolutions and matrix products are computed in bfloat16 on CPUs that have it. What concerns GPUs, and
+    what ``accelerate launch --mixed_precision`` says, accelerate does."""
+
+    def __init__(self, loss: nn.Module):
+        super().__init__()
+        self.loss = loss
+        self.lower = cpu_has_bfloat16() and "ACCELERATE_MIXED_PRECISION" not in os.environ
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """The batch -> the loss, a scalar."""
+        on_cpu = next(self.parameters()).device.type == "cpu"
+        if not (self.lower and on_cpu):
+            return self.loss(**batch)
+        # Attention as plain products: the gradient of the fused kernel is slow in bfloat16 on a CPU.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            return self.loss(**batch)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16 by itself (AVX512-BF16, AMX): elsewhere it would only be slower."""
+    for units in ("avx512_bf16", "amx_tile"):
+        ask = getattr(torch.cpu, f"_is_{units}_supported", None)
+        if ask and ask():
+            return True
+    return False
 
 
 def fit_to_the_end(name: str, loss: nn.Module, sample_batch, recipe: Recipe, folder: Path, **options) -> None:
@@ -145,7 +174,7 @@ def train_autoencoder(data, recipe: Recipe, folder: Path, latent_channels: int =
         return {"images": to_model(images[rows]), "noise": torch.randn(recipe.batch, *size, generator=g)}
 
     # The error is a mean over the picture, not a sum: even 1e-6 lets channels of the latents die (benchmarks/training.md).
-    loss = VAELoss(vae, kl_weight=1e-7, edge_weight=2.0)
+    loss = LowPrecision(VAELoss(vae, kl_weight=1e-7, edge_weight=2.0))
     fit_to_the_end("vae", loss, sample_batch, recipe, folder, data_fingerprint=fingerprint(images), **options)
     with torch.no_grad():
         some = [to_model(x).to(vae.device) for x in images[:1024].split(64)]
@@ -210,7 +239,7 @@ def train_unet(
             captions.append("" if dropped else data.wording(i, rng))
         return {"latents": latents[rows], "noise": noise, "timesteps": t, "input_ids": models.tokenize(captions)}
 
-    loss = DiffusionLoss(models.unet, models.scheduler, models.text_encoder)
+    loss = LowPrecision(DiffusionLoss(models.unet, models.scheduler, models.text_encoder))
     fit_to_the_end("unet", loss, sample_batch, recipe, folder, data_fingerprint=made_from, **options)
     return models.for_inference()
 
