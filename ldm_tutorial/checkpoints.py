@@ -30,7 +30,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from .errors import UserError
-from .files import WEIGHTS, verify_checksums, write_checksums
+from .files import WEIGHTS, check_place, check_utf8, disk_errors, verify_checksums, write_checksums
 from .models import Models, default_device
 from .text import About
 
@@ -47,20 +47,16 @@ PICKLES = "pickled ones (.bin) can run code and are never loaded"
 
 
 def check_folder(folder: str | Path) -> Path:
-    """A place for a model: new, empty, or holding a model that may be replaced.
+    """A place for a model: new, empty, or holding a model that may be replaced. Nothing is made.
 
     Raises:
         UserError: for a folder that holds anything else, or that can't be written.
     """
     folder = Path(folder).absolute()  # "." has no name of its own
-    try:
-        if folder.exists() and not (folder / "model_index.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{str(folder)!r} holds something else than a model: name a new folder for the model.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Can't use {str(folder)!r} ({error.strerror}): name another folder for the model.") from None
-    if not os.access(folder.parent, os.W_OK):
-        raise UserError(f"Can't write in {str(folder.parent)!r}: name another folder for the model.")
+    check_place(folder)
+    check_utf8(folder)
+    if folder.exists() and not (folder / "model_index.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{str(folder)!r} holds something else than a model: name a new folder for the model.")
     return folder
 
 
@@ -69,20 +65,22 @@ def save_models(models: Models, folder: str | Path, clip: CLIPModel | None = Non
     place and moved there when it is whole; a model that was there before goes then. ``about`` is what it says of itself.
 
     Raises:
-        UserError: see :func:`check_folder`.
+        UserError: see :func:`check_folder`; and when the disk refuses.
     """
     folder = check_folder(folder)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        _write(models, scratch, clip, about)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(scratch, folder)
+        with disk_errors(folder, "name another folder for the model"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _write(models, scratch, clip, about)
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 

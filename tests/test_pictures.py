@@ -611,7 +611,7 @@ def test_the_model_says_what_it_is(trained, ldm, tmp_path):
     folder, _, model = trained
     about = read_about(model)
     assert (about.kind, about.scripts, about.resolution) == ("own pictures", ("Latin", "digits"), 16)
-    assert about.example in [draw(i)[1] for i in range(24)]
+    assert about.example in [draw(i)[1] for i in range(24)] and about.data
     out = tmp_path / "bar.png"
     status, _, said = ldm("generate", "a red bar", "--model", model, "--steps", 2, "--out", out)
     assert status == 0 and "no picture for" not in said  # that is about Curios

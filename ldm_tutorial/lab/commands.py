@@ -154,8 +154,10 @@ def train(
     check_train(part, out, data, resolution)
 
     from ..checkpoints import check_folder
+    from ..curios import Curios
     from ..resume import connect_processes
     from . import training
+    from .pictures import Pictures
 
     name = training.choose_profile(profile)
     chosen = training.PROFILES[name].scaled(scale, accumulate)
@@ -165,7 +167,6 @@ def train(
     target = out or run / {"judge": "judge", "baselines": "baselines"}.get(part, "model" if data else f"curios-{side}")
     check_place(run)
     check_utf8(run)
-    check_utf8(target)
     if part == "all":
         check_folder(target)
     progress = connect_processes().is_main_process  # each has its own GPU before anything is rendered
@@ -175,16 +176,13 @@ def train(
         train_baselines(run, target, scale)
         pictures, about = None, CURIOS
     elif data is None:
-        from ..curios import Curios
-
         pictures, about = Curios("train", chosen.renders, training.SEED, side, progress), CURIOS
     else:
-        from .pictures import Pictures
-
         pictures = Pictures(data, side, run, training.SEED, progress)
         pictures.note_long_captions(training.make_tokenizer(pictures, run))
         remark(str(pictures.notes) if progress else None)
-        about = About("own pictures", scripts(pictures.captions), pictures.captions[0], side, pictures.fingerprint)
+        captions = pictures.tokenizer_captions
+        about = About("own pictures", scripts(captions), min(captions, key=len), side, pictures.fingerprint)
     if part == "vae":
         training.train_autoencoder(pictures, chosen.autoencoder, run, chosen.latent_channels, progress=progress)
     elif part == "clip":
@@ -194,9 +192,8 @@ def train(
     elif part != "baselines":
         models, clip = training.train_all(pictures, chosen, run, progress=progress)
         if part == "all":
-            with disk_errors(target, "name another folder with --out"):
-                training.save_all(models, clip, target, about)
-    if part == "all" and data and progress:
+            training.save_all(models, clip, target, about)
+    if part == "all" and isinstance(pictures, Pictures) and progress:
         from .page import write_evaluation
 
         steps = {"autoencoder": chosen.autoencoder.steps, "CLIP": chosen.clip.steps, "U-Net": chosen.unet.steps}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import CLIPModel
 
 from ..checkpoints import load_clip, load_models
 from ..errors import UserError
@@ -39,7 +40,7 @@ ROWS = {  # the table of the page: key, what it is, how it is shown
 
 
 @torch.no_grad()
-def found_at(clip: nn.Module, tokenizer, images: Tensor, captions: list[str]) -> tuple[Tensor, Tensor, int]:
+def found_at(clip: CLIPModel, tokenizer, images: Tensor, captions: list[str]) -> tuple[Tensor, Tensor, int]:
     """For pictures uint8 [N, S, S, 3] and their captions: how many wrong captions CLIP puts before the right one [N], the
     vision tower's features [N, width], and the number of captions to choose from (equal ones count once)."""
     texts = list(dict.fromkeys(captions))
@@ -53,7 +54,7 @@ def found_at(clip: nn.Module, tokenizer, images: Tensor, captions: list[str]) ->
     return (scores > right).sum(1), features.cpu(), len(texts)
 
 
-def measure(models: Models, clip: nn.Module, data: Pictures, progress: bool = True) -> tuple[dict, Tensor]:
+def measure(models: Models, clip: CLIPModel, data: Pictures, progress: bool = True) -> tuple[dict, Tensor]:
     """Every figure of :data:`ROWS`, ``{"value", "n", "low", "high"}`` (None where there are too few pictures), with what it was
     measured on; and one drawn picture uint8 [N, S, S, 3] for each caption kept aside."""
     images, captions = data.validation_images, data.validation_captions

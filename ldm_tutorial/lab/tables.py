@@ -169,8 +169,8 @@ def folder_rows(folder: Path) -> Rows:
     found, rows = Rows(), {}
     for table in tables:
         for where, given, text in table_lines(files[table], table, found.faults):
-            path = os.path.normpath(folder.absolute() / Path(table).parent / given.replace("\\", "/"))
-            name = Path(os.path.relpath(path, folder.absolute())).as_posix()
+            place = os.path.normpath(folder.absolute() / Path(table).parent / given.replace("\\", "/"))
+            name = Path(os.path.relpath(place, folder.absolute())).as_posix()
             if name not in files:
                 name = composed.get(unicodedata.normalize("NFC", name), name)
             if name.startswith("../"):

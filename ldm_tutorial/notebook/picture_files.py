@@ -83,7 +83,7 @@ UPRIGHT = {
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a damaged tag says nothing
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -97,9 +97,10 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     target = "RGBA" if image.mode == "RGBA" else "RGB"
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=target)
+        changed = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=target)
     except (ImageCms.PyCMSError, OSError, ValueError):  # damaged, or of another kind of pixels
         return image
+    return changed or image
 
 
 def to_square(image: Image.Image, side: int) -> np.ndarray:
