@@ -73,7 +73,7 @@ def _check_schedule(own, sampler: str, steps: int) -> None:
     trained = config.get("num_train_timesteps", steps)
     if steps > trained:
         raise UserError(f"{steps} steps are more than the {trained} that the checkpoint was trained with: give fewer.")
-    if sampler != "own" and "beta_schedule" not in config:
+    if sampler != "own" and not config.get("beta_schedule"):
         raise UserError(f"The checkpoint's {name} has no schedule of betas for {sampler!r} to follow: choose its own sampler.")
     if sampler == "own" and not _is_sampler(own):
         raise UserError(f"The checkpoint's {name} is made for another kind of model than a U-Net on latents: {OTHERS}.")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline, U
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from ldm_tutorial.attention import heat_maps, join_layers, record_attention, word_tokens
-from ldm_tutorial.checkpoints import KNOWN, load_checkpoint, load_models, save_models
+from ldm_tutorial.checkpoints import KNOWN, choose_weights, complete_weights, load_checkpoint, load_models, save_models
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.sampling import generators, initial_latents, sample, sample_latents
 
@@ -242,7 +243,7 @@ def test_parts_that_do_not_fit(layouts, tiny_folder, tiny_vae, tmp_path, tokeniz
     for options, says in [
         ({"vae": tiny_folder}, "8 channels, the U-Net reads 4"),
         ({"text_encoder": layouts["turbo"]}, "24 numbers, the U-Net reads 16"),
-        ({"text_encoder": tiny_vae}, "of class AutoencoderTiny"),
+        ({"text_encoder": tiny_vae}, "can't be loaded: .*AutoencoderTiny|can't be loaded: .*model.safetensors"),
         ({"text_encoder": few}, "different tokens, the text encoder knows 100"),
     ]:
         with pytest.raises(UserError, match=says) as error:
@@ -281,6 +282,81 @@ def test_heat_maps_on_every_layout(layouts, kind, size):
         join_layers(maps, 7)
 
 
+# --- files as others save them --------------------------------------------------------------------------------------
+
+
+def weights_of(models) -> torch.Tensor:
+    parts = (models.unet, models.vae, models.text_encoder)
+    return torch.cat([p.flatten() for part in parts for p in part.parameters()])
+
+
+@pytest.mark.parametrize("variant, shard", [(None, "20KB"), ("fp16", None), ("fp16", "20KB"), ("non_ema", None)])
+def test_shards_and_variants(layouts, tmp_path, variant, shard):
+    """Each part saved as the libraries save it, in several files or under another variant's name; the same weights come."""
+    plain = load_models(layouts["sd15"], "cpu")
+    folder = shutil.copytree(layouts["sd15"], tmp_path / "other")
+    for name in ("unet", "vae", "text_encoder"):
+        (weights,) = (folder / name).glob("*.safetensors")
+        weights.unlink()
+        getattr(plain, name).save_pretrained(folder / name, variant=variant, **({"max_shard_size": shard} if shard else {}))
+    files = [path.name for path in (folder / "unet").glob("*.safetensors")]
+    assert (len(files) > 1) == bool(shard) and all((variant or "model") in name for name in files)
+    assert torch.equal(weights_of(load_models(folder, "cpu")), weights_of(plain))
+    if shard:
+        (folder / "unet" / files[0]).unlink()
+        with pytest.raises(UserError, match="no complete safetensors weights.*unet") as error:
+            load_models(folder, "cpu")
+        one_sentence(error)
+
+
+def test_which_variant_is_taken():
+    files = [f"unet/model{v}.safetensors" for v in ("", ".fp16", ".non_ema")] + ["vae/model.safetensors"]
+    files += [f"vae/model.fp16-0000{i}-of-00003.safetensors" for i in (1, 2)]  # the third is missing
+    both = ["unet", "vae"]
+    assert complete_weights(files, "vae") == {"": ["vae/model.safetensors"]}
+    assert choose_weights(files, both) == ("", ["unet/model.safetensors", "vae/model.safetensors"])
+    assert choose_weights(files, both, first="fp16") == ("fp16", ["unet/model.fp16.safetensors", "vae/model.safetensors"])
+    assert choose_weights(files[1:3], ["unet"])[0] == "fp16" and choose_weights(files[2:3], ["unet"])[0] == "non_ema"
+    assert choose_weights([files[1], files[3]], both)[0] == "fp16"  # the autoencoder's plain one stands in
+    for lacking in ([files[0]], [files[1], files[4]], ["unet/model.bin", "vae/model.safetensors"]):
+        assert choose_weights(lacking, both) is None
+
+
+def test_configs_without_class_names(layouts, tmp_path):
+    """The index of the checkpoint names the classes too."""
+    folder = shutil.copytree(layouts["sd15"], tmp_path / "nameless")
+    change(folder, "text_encoder/config.json", architectures="-")
+    for name in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+        change(folder, name, _class_name="-")
+    assert torch.equal(weights_of(load_models(folder, "cpu")), weights_of(load_models(layouts["sd15"], "cpu")))
+
+
+def test_loading_leaves_the_libraries_settings(layouts, tmp_path):
+    import diffusers
+    import transformers
+    from huggingface_hub import utils as hub
+
+    loggers = (diffusers.utils.logging, transformers.utils.logging)
+
+    def settings() -> list:
+        bars = [log.is_progress_bar_enabled() for log in loggers]
+        return [*bars, *(log.get_verbosity() for log in loggers), hub.are_progress_bars_disabled()]
+
+    before = settings()
+    assert before[:2] == [True, True]
+    models = load_models(layouts["sd15"], "cpu")
+    save_models(models, tmp_path / "saved")
+    with pytest.raises(UserError):
+        load_checkpoint(layouts["sd15"], vae=layouts["sd15"] / "unet")
+    assert settings() == before
+    hub.disable_progress_bars()
+    try:
+        load_models(layouts["sd15"], "cpu")
+        assert hub.are_progress_bars_disabled()
+    finally:
+        hub.enable_progress_bars()
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -295,12 +371,13 @@ def change(folder: Path, file: str, **values) -> None:
         ("model_index.json", {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "X"]}, "two text"),
         ("model_index.json", {"_class_name": "FluxPipeline", "transformer": ["diffusers", "X"], "unet": "-"}, "transformer"),
         ("model_index.json", {"_class_name": "DDPMPipeline", "vae": "-", "text_encoder": "-"}, "without vae and text_encoder"),
+        ("model_index.json", {"text_encoder": ["transformers", "CLIPTextModelWithProjection"]}, "of class CLIPTextModelWithP"),
+        ("model_index.json", {"scheduler": ["diffusers", "NoScheduler"]}, "NoScheduler"),
+        ("model_index.json", {"scheduler": ["diffusers", "DPMSolverSDEScheduler"]}, "torchsde"),
+        ("model_index.json", {"scheduler": ["diffusers", "UNet2DModel"]}, "can't be loaded"),
         ("unet/config.json", {"in_channels": 9}, "reads 9 channels and writes 4"),
         ("unet/config.json", {"addition_embed_type": "text_time"}, "more than a text .addition_embed_type"),
         ("unet/config.json", {"time_cond_proj_dim": 256}, "more than a text .time_cond"),
-        ("unet/config.json", {"_class_name": "UNet3DConditionModel"}, "of class UNet3DConditionModel"),
-        ("scheduler/scheduler_config.json", {"_class_name": "NoScheduler"}, "NoScheduler"),
-        ("scheduler/scheduler_config.json", {"_class_name": "UNet2DModel"}, "UNet2DModel"),
     ],
 )
 def test_other_kinds_of_models(layouts, tmp_path, file, values, says):
@@ -315,8 +392,8 @@ def test_what_is_no_checkpoint(layouts, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model_index.json").write_text("{")
     for source, says in [
-        (tmp_path, "no model_index.json"),
-        (tmp_path / "broken", "can't be read"),
+        (tmp_path, "no model in"),
+        (tmp_path / "broken", "no readable model_index.json"),
         ("no such", "no folder 'no such'"),
         ("a/b/c", "no hub id"),
     ]:
@@ -330,25 +407,22 @@ def test_what_is_no_checkpoint(layouts, tmp_path):
         one_sentence(error)
 
 
-def test_pickles_are_never_loaded(layouts, tmp_path):
-    folder = shutil.copytree(layouts["sd15"], tmp_path / "old")
-    (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(folder / "vae" / "diffusion_pytorch_model.bin")
-    with pytest.raises(UserError, match="pickled") as error:
-        load_checkpoint(folder, device="cpu")
-    one_sentence(error)
-
-
 @pytest.mark.parametrize(
-    "file, says",
+    "file, content, says",
     [
-        ("unet/diffusion_pytorch_model.safetensors", "unet .* can't be loaded"),
-        ("text_encoder/config.json", "no text_encoder"),
-        ("tokenizer/merges.txt", "tokenizer .* can't be loaded"),
+        ("vae/diffusion_pytorch_model.safetensors", None, "no complete safetensors weights.*vae.*pickled"),
+        ("unet/diffusion_pytorch_model.safetensors", b"\xff{", "can't be loaded: .*unet"),
+        ("text_encoder/config.json", b"\xff{", "can't be loaded: .*text_encoder"),
+        ("tokenizer/merges.txt", b"\xff{", "can't be loaded"),
+        ("tokenizer/merges.txt", None, "can't be loaded: .*merges"),
     ],
 )
-def test_damaged_files(layouts, tmp_path, file, says):
+def test_damaged_files(layouts, tmp_path, file, content, says):
     folder = shutil.copytree(layouts["sd15"], tmp_path / "damaged")
-    (folder / file).write_bytes(b"\xff{")
+    if content is None:
+        (folder / file).rename((folder / file).with_suffix(".bin"))
+    else:
+        (folder / file).write_bytes(content)
     with pytest.raises(UserError, match=says) as error:
         load_checkpoint(folder, device="cpu")
     one_sentence(error)
@@ -357,9 +431,11 @@ def test_damaged_files(layouts, tmp_path, file, says):
 def test_no_tokenizer(layouts, tmp_path):
     """The library would make one of two tokens, without a word."""
     folder = shutil.copytree(layouts["sd15"], tmp_path / "mute")
-    (folder / "tokenizer" / "merges.txt").unlink()
-    with pytest.raises(UserError, match="no tokenizer"):
+    for name in ("vocab.json", "merges.txt"):
+        (folder / "tokenizer" / name).unlink()
+    with pytest.raises(UserError, match="tokenizer has no words") as error:
         load_checkpoint(folder, device="cpu")
+    one_sentence(error)
 
 
 # --- the hub --------------------------------------------------------------------------------------------------------
@@ -397,11 +473,12 @@ def test_a_fetched_checkpoint_loads_without_network(layouts, cache, tiny_vae):
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"source": "stabilityai/sd-turbo"}, "not on this machine: download=True"),
+        ({"source": "stabilityai/sd-turbo"}, "is not on this machine: download=True"),
         ({"source": "stabilityai/sd-turbo", "download": True}, "HF_HUB_OFFLINE"),
-        ({"source": "some/body"}, "needs a revision"),
-        ({"source": "some/body", "revision": "main"}, "needs a revision"),
-        ({"source": f"some/body@{SHA}"}, "'some/body' is not on this machine"),
+        ({"source": "some/body"}, "name its revision.*is not on this machine"),
+        ({"source": "some/body", "download": True}, "HF_HUB_OFFLINE"),
+        ({"source": "some/body", "revision": "main"}, "'main'.*40 figures of one commit"),
+        ({"source": f"some/body@{SHA}"}, f"'some/body' with revision {SHA} is not on this machine"),
         ({"source": "madebyollin/taesd"}, "is a part"),
     ],
 )
@@ -422,22 +499,23 @@ def test_half_a_download_is_no_checkpoint(layouts, cache):
 
 @pytest.fixture
 def online(monkeypatch, cache, layouts):
-    """A hub of our own: ``files`` are what it lists; what is asked for is noted in ``asked``."""
+    """A hub of our own: ``files`` are what it lists, ``sha`` its current revision; what is fetched is noted in ``asked``."""
     import huggingface_hub as hub
 
     class Hub:
-        files, asked, error = [], [], None
+        files, asked, error, sha = [], [], None, SHA
 
-        def list_repo_files(self, id, revision):
+        def model_info(self, id, revision=None):
             if self.error:
                 raise self.error
-            return self.files
+            siblings = [SimpleNamespace(rfilename=name) for name in self.files]
+            return SimpleNamespace(sha=revision or self.sha, siblings=siblings)
 
     real = hub.snapshot_download
 
     def snapshot_download(id, revision, local_files_only=False, allow_patterns=None):
         if local_files_only:
-            return real(id, revision=revision, local_files_only=True, allow_patterns=allow_patterns)
+            return real(id, revision=revision, local_files_only=True)
         Hub.asked.append((id, revision, allow_patterns))
         return str(put(cache, id, layouts["turbo"], revision))
 
@@ -456,19 +534,32 @@ def test_only_what_is_needed_is_fetched(online, layouts, monkeypatch):
     junk = ["sd.ckpt", "sd.safetensors", "unet/diffusion_pytorch_model.bin", "safety_checker/model.safetensors", "README.md",
             "unet/diffusion_pytorch_model.non_ema.safetensors", "run.py"]  # fmt: skip
     half = [
-        f"{p}.fp16.safetensors" for p in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
+        f"{p}.fp16.safetensors" for p in ("vae/diffusion_pytorch_model", "unet/diffusion_pytorch_model", "text_encoder/model")
     ]
+    plain = [name.replace(".fp16", "") for name in half]
     monkeypatch.setattr(online, "files", listing(layouts["turbo"], *junk))
     load_checkpoint("stabilityai/sd-turbo", download=True, device="cpu")
     ((id, revision, asked),) = online.asked
     assert (id, revision) == ("stabilityai/sd-turbo", KNOWN["stabilityai/sd-turbo"].revision)
-    assert set(asked) == set(listing(layouts["turbo"]))
+    assert asked == [*plain, "*.json", "*.txt"]
     load_checkpoint("stabilityai/sd-turbo", download=True, device="cpu")  # it is there now
     assert len(online.asked) == 1
     monkeypatch.setattr(online, "files", listing(layouts["turbo"], *junk, *half))
     load_checkpoint("some/body", revision=SHA, download=True, device="cpu")
-    weights = {name for name in online.asked[1][2] if name.endswith(".safetensors")}
-    assert weights == set(half)
+    assert online.asked[1] == ("some/body", SHA, [*half, "*.json", "*.txt"])
+
+
+def test_the_current_revision_is_looked_up_printed_and_used(online, layouts, monkeypatch, capsys):
+    monkeypatch.setattr(online, "files", listing(layouts["turbo"]))
+    load_checkpoint("some/body", download=True, device="cpu")
+    assert [(id, revision) for id, revision, _ in online.asked] == [("some/body", SHA)]
+    assert f"some/body@{SHA}" in capsys.readouterr().err
+    later = SHA[::-1]
+    monkeypatch.setattr(online, "sha", later)
+    load_checkpoint(f"some/body@{SHA}", download=True, device="cpu")  # named: it stays, and is there
+    assert len(online.asked) == 1 and capsys.readouterr().err == ""
+    load_checkpoint("some/body", download=True, device="cpu")
+    assert online.asked[1][1] == later and f"some/body@{later}" in capsys.readouterr().err
 
 
 def test_what_the_hub_may_answer(online, monkeypatch):
@@ -483,7 +574,7 @@ def test_what_the_hub_may_answer(online, monkeypatch):
         (raised(errors.GatedRepoError), "accept its licence"),
         (raised(errors.RepositoryNotFoundError), "no 'some/body'"),
         (ConnectionError(), "could not be fetched .ConnectionError"),
-        (None, "no complete set of safetensors"),
+        (None, "no complete safetensors"),
     ]:
         monkeypatch.setattr(online, "error", error)
         monkeypatch.setattr(online, "files", ["model_index.json", "unet/diffusion_pytorch_model.bin"])
