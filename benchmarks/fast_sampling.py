@@ -1,7 +1,7 @@
 """As good as the pipeline's 50 DDIM steps, in how much less time? Judged on the same prompts and the same noise.
 
-Ours is ``sampling.FAST``: a better solver in fewer steps, guidance only in part of the run, each text encoded once. Quality is
-the share of pictures whose object and material the judge names right, and the Fréchet distance to fresh renders.
+Ours is ``settings.FAST_SAMPLING``: a better solver in fewer steps, guidance only in part of the run, each text encoded once.
+Quality is the share of pictures whose object and material the judge names right, and the Fréchet distance to fresh renders.
 """
 
 from machine import clock, options, store, summary
@@ -13,26 +13,31 @@ def main() -> None:
     given = options(__doc__, pictures=(1024, "pictures of each kind"))
     n = 32 if given.quick else given.pictures
 
+    from dataclasses import asdict
+
     import torch
     from diffusers import StableDiffusionPipeline
     from tqdm.auto import tqdm
 
+    from ldm_tutorial.checkpoints import WEIGHTS, load_models
     from ldm_tutorial.curios import plain
-    from ldm_tutorial.evaluation import examine, frechet_distance, labels_of, load_judge, rate, renders, wishes
-    from ldm_tutorial.models import WEIGHTS, load_models
-    from ldm_tutorial.sampling import FAST, generators, sample
+    from ldm_tutorial.measure.judge import labels_of, load_judge, predict_with_features
+    from ldm_tutorial.measure.metrics import frechet_distance, rate
+    from ldm_tutorial.measure.pictures import expected_prompts, renders
+    from ldm_tutorial.sampling import generators, sample
+    from ldm_tutorial.settings import FAST_SAMPLING
 
     judge, models = load_judge(), load_models()
     pipe = StableDiffusionPipeline.from_pretrained(str(WEIGHTS)).to(models.device)
     pipe.set_progress_bar_config(disable=True)
-    wanted = (wishes("train", n - n // 2) + wishes("held_out", n // 2))[:n]
+    wanted = (expected_prompts("train", n - n // 2) + expected_prompts("held_out", n // 2))[:n]
     drawn, taken = {"ours": [], "theirs": []}, {"ours": [], "theirs": []}
     for i in tqdm(range(0, n, BATCH), desc="batches", mininterval=10):
         prompts = [plain(*w) for w in wanted[i : i + BATCH]]
         seeds = list(range(i, i + len(prompts)))
 
         def ours(prompts=prompts, seeds=seeds):
-            return sample(models, prompts, seeds, guidance_scale=3.0, progress=False, **FAST)
+            return sample(models, prompts, seeds, FAST_SAMPLING, progress=False)
 
         def theirs(prompts=prompts, seeds=seeds):
             images = pipe(prompts, guidance_scale=3.0, generator=generators(seeds), output_type="np").images
@@ -45,10 +50,15 @@ def main() -> None:
             drawn[name].append(torch.as_tensor(draw()))
             taken[name].append(clock() - start)
 
-    real = examine(judge, renders(wanted, seed=91)[0])[1]
-    figures: dict = {"fast": FAST, "pictures": n, "batch": BATCH, "speed": summary(taken["ours"], taken["theirs"])}
+    real = predict_with_features(judge, renders(wanted, seed=91)[0])[1]
+    figures: dict = {
+        "fast": asdict(FAST_SAMPLING),
+        "pictures": n,
+        "batch": BATCH,
+        "speed": summary(taken["ours"], taken["theirs"]),
+    }
     for name, pictures in drawn.items():
-        seen, features = examine(judge, torch.cat(pictures))
+        seen, features = predict_with_features(judge, torch.cat(pictures))
         right = (seen == labels_of(wanted))[:, :2].all(1)
         figures[name] = {"right": rate(right), "frechet": frechet_distance(features, real)}
     ours, theirs = figures["ours"], figures["theirs"]

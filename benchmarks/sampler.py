@@ -15,7 +15,7 @@ def main() -> None:
     import torch
     from diffusers import StableDiffusionPipeline
 
-    from ldm_tutorial.models import WEIGHTS, load_models
+    from ldm_tutorial.checkpoints import WEIGHTS, load_models
     from ldm_tutorial.sampling import compile_unet, decode_quickly, generators, sample_latents
 
     models = load_models()

@@ -78,9 +78,10 @@ def main() -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from ldm_tutorial.models import load_models
+    from ldm_tutorial.autoencoder import VAELoss
+    from ldm_tutorial.checkpoints import load_models
+    from ldm_tutorial.diffusion import DiffusionLoss
     from ldm_tutorial.sampling import sample
-    from ldm_tutorial.training import DiffusionLoss, VAELoss
 
     models = load_models()
     loaded, c = peak(), models.unet.config

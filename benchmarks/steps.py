@@ -26,21 +26,24 @@ def main() -> None:
 
     import torch
 
+    from ldm_tutorial.checkpoints import load_models
     from ldm_tutorial.curios import plain
-    from ldm_tutorial.evaluation import examine, frechet_distance, labels_of, load_judge, paint, rate, renders, wishes
-    from ldm_tutorial.models import load_models
+    from ldm_tutorial.measure.judge import labels_of, load_judge, predict_with_features
+    from ldm_tutorial.measure.metrics import frechet_distance, rate
+    from ldm_tutorial.measure.pictures import expected_prompts, renders, sample_many
+    from ldm_tutorial.settings import Sampling
 
     judge, models = load_judge(), load_models()
-    wanted = (wishes("train", n - n // 2) + wishes("held_out", n // 2))[:n]
+    wanted = (expected_prompts("train", n - n // 2) + expected_prompts("held_out", n // 2))[:n]
     prompts = [plain(*w) for w in wanted]
-    real = examine(judge, renders(wanted, seed=91)[0])[1]
+    real = predict_with_features(judge, renders(wanted, seed=91)[0])[1]
     curves: dict[str, list[dict]] = {}
     for sampler, counts in STEPS.items():
         for steps in counts[:2] if given.quick else counts:
             drawn: list[torch.Tensor] = []
-            how = {"steps": steps, "sampler": sampler, "batch": 16}
-            taken = seconds(lambda how=how, drawn=drawn: drawn.append(paint(models, prompts, 0, progress=False, **how)))
-            seen, features = examine(judge, drawn[0])
+            how = {"batch": 16, "sampling": Sampling(sampler, steps), "progress": False}
+            taken = seconds(lambda how=how, drawn=drawn: drawn.append(sample_many(models, prompts, 0, **how)))
+            seen, features = predict_with_features(judge, drawn[0])
             right = rate((seen == labels_of(wanted))[:, :2].all(1))
             point = {"steps": steps, "right": right, "frechet": frechet_distance(features, real), "seconds": taken / n}
             curves.setdefault(sampler, []).append(point)
