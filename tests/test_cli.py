@@ -358,6 +358,51 @@ def test_printing_fails_no_command(tmp_path, redirect):
         assert (tmp_path / "out.txt").read_text() == "wrote tasse-gr\\xfcn.png\n"
 
 
+@pytest.mark.parametrize(
+    ("limit", "arguments", "named"),
+    [
+        (4, ["generate", "a mug", *FEW, "--out", "new/a.png"], "'{}/new' (File too large): free some space there, or name"),
+        pytest.param(40, ["train", "vae", "--data", "r", *TRIAL], "name another folder with --run", marks=pytest.mark.slow),
+    ],
+)
+def test_a_disk_that_refuses_is_named(tmp_path, limit, arguments, named):
+    if "r" in arguments:
+        assert as_typed("render", "--count", 24, "--out", "r", cwd=tmp_path).returncode == 0
+    command = " ".join(f"'{part}'" for part in (sys.executable, "-m", "ldm_tutorial.lab.cli", *arguments))
+    variables = {**environment(), "PYTHONPATH": str(ROOT)}
+    script = f"ulimit -f {limit}; {command}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 2 and named.format(tmp_path) in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not list(tmp_path.glob("new/*"))  # nothing half done is left
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare, of util-linux, to be a user without a name and a home")
+def test_no_home(tmp_path):
+    user = ["unshare", "-U", "--map-user=12345", "--map-group=12345", "env", "-u", "HOME", "-u", "LDM_TUTORIAL_CACHE"]
+    if subprocess.run([*user, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets no process be another user")
+    tmp_path.chmod(0o777)
+    for arguments in (["generate", "a mug", *FEW], ["render", "--count", "2", "--out", "r"]):
+        command = [*user, sys.executable, "-m", "ldm_tutorial.lab.cli", *arguments]
+        variables = {**environment(), "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+        assert done.returncode == 0 and "wrote" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["generate", "a mug", "--colour", "red"], ["edit", "a.png", "a", "--seed", "x"]]
+)
+def test_help_and_wrong_options_come_at_once(tmp_path, arguments):
+    import resource
+
+    as_typed("--help", cwd=tmp_path)  # compiles what is not yet compiled
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    as_typed(*arguments, cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # of a processor: others may be busy
+    assert seconds < 1  # usually 0.1 to 0.4; importing torch alone takes more than one
+
+
 LATER = [pytest.param(seconds, marks=pytest.mark.slow) for seconds in (5, 9)]
 DRAW = ["generate", "a mug", "--engine", "torch", "--steps", "1000"]
 

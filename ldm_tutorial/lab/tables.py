@@ -127,8 +127,10 @@ def table_lines(path: Path, name: str, faults: Remarks) -> Iterator[tuple[str, s
                 yield where, row["file_name"], row["text"]
     except UnicodeDecodeError as error:
         faults.add("table that can't be read", f"{name} (it is no UTF-8 text: {error.reason} at byte {error.start:,})")
-    except (OSError, csv.Error) as error:
-        faults.add("table that can't be read", f"{name} ({error})")
+    except csv.Error as error:
+        faults.add("table that can't be read", f"{name} ({error}: is there a quote that is never closed?)")
+    except OSError as error:
+        faults.add("table that can't be read", f"{name} ({error.strerror})")
 
 
 def walk(folder: Path) -> list[Path]:

@@ -40,7 +40,7 @@ def load_picture(source, background: str = "white", side: int | None = None) -> 
 def _reason(error: Exception) -> str:
     """Why a file is no picture."""
     if isinstance(error, UnidentifiedImageError):
-        return f"it is in none of the formats {', '.join(FORMATS)}"
+        return f"it is in none of the formats {', '.join(FORMATS)}, or too damaged to tell"
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return said.splitlines()[0][:120].rstrip(".")
 
