@@ -294,7 +294,7 @@ def choose_weights(files: Iterable[str], parts: Iterable[str], first: str = "") 
     found = [complete_weights(files, part) for part in parts]
     there = sorted({variant for weights in found for variant in weights})
     for variant in (first, "", "fp16", *there):
-        chosen = [weights.get(variant) or weights.get("") for weights in found]
+        chosen = [weights.get(variant) or weights.get("", []) for weights in found]
         if variant in there and all(chosen):
             return variant, sum(chosen, [])
     return None
@@ -365,6 +365,10 @@ def _find(source: str | Path, revision: str | None, parts: list[str], download: 
     """The folder that a learner means: one on this machine, or one on the hub, OWNER/NAME or OWNER/NAME@REVISION."""
     if Path(source).is_dir():
         return Path(source)
+    if Path(source).is_file():
+        raise UserError(
+            f"{str(source)!r} is a single file: a checkpoint in diffusers' layout is a folder with a model_index.json."
+        )
     id, _, named = str(source).partition("@")
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", id):
         raise UserError(f"There is no folder {str(source)!r}, and it is no hub id like 'stabilityai/sd-turbo'.")
@@ -399,10 +403,16 @@ def _fetch(id: str, revision: str | None, parts: list[str]) -> Path:
         info = hub.HfApi().model_info(id, revision=revision)
         if revision is None:
             print(f"The current revision of {id} is {info.sha}: {id}@{info.sha} names it for good.", file=sys.stderr)
-        chosen = choose_weights([sibling.rfilename for sibling in info.siblings], parts, first="fp16")
+        # What an interrupted run has fetched is kept, and the next one goes on from there.
+        folder = Path(hub.snapshot_download(id, revision=info.sha, allow_patterns=["*.json", "*.txt"]))
+        if "unet" in parts:
+            check_layout(folder)  # before gigabytes come
+        chosen = choose_weights([sibling.rfilename for sibling in info.siblings or []], parts, first="fp16")
         if chosen:
-            # What an interrupted run has fetched is kept, and the next one goes on from there.
-            return Path(hub.snapshot_download(id, revision=info.sha, allow_patterns=[*chosen[1], "*.json", "*.txt"]))
+            hub.snapshot_download(id, revision=info.sha, allow_patterns=chosen[1])
+            return folder
+    except UserError:
+        raise
     except hub.errors.GatedRepoError:
         raise UserError(f"{id!r} asks you to accept its licence: do so on its page, then run `hf auth login`.") from None
     except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError):

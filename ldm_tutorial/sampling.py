@@ -161,7 +161,7 @@ def denoise(
     from tqdm.auto import tqdm
 
     taken = inspect.signature(scheduler.step).parameters
-    options = {"generator": streams} if "generator" in taken else {}
+    options: dict[str, object] = {"generator": streams} if "generator" in taken else {}
     if "eta" in taken:
         options["eta"] = 0.0  # as the library's pipelines do: no noise where the sampler leaves the choice
     timesteps = scheduler.timesteps

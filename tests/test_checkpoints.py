@@ -391,10 +391,12 @@ def test_other_kinds_of_models(layouts, tmp_path, file, values, says):
 def test_what_is_no_checkpoint(layouts, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model_index.json").write_text("{")
+    (tmp_path / "one.safetensors").write_text("")
     for source, says in [
         (tmp_path, "no model in"),
         (tmp_path / "broken", "no readable model_index.json"),
         ("no such", "no folder 'no such'"),
+        (tmp_path / "one.safetensors", "is a single file"),
         ("a/b/c", "no hub id"),
     ]:
         with pytest.raises(UserError, match=says) as error:
@@ -497,13 +499,16 @@ def test_half_a_download_is_no_checkpoint(layouts, cache):
         load_checkpoint(id)
 
 
+SMALL = ["*.json", "*.txt"]
+
+
 @pytest.fixture
 def online(monkeypatch, cache, layouts):
     """A hub of our own: ``files`` are what it lists, ``sha`` its current revision; what is fetched is noted in ``asked``."""
     import huggingface_hub as hub
 
     class Hub:
-        files, asked, error, sha = [], [], None, SHA
+        files, asked, error, sha, source = [], [], None, SHA, layouts["turbo"]
 
         def model_info(self, id, revision=None):
             if self.error:
@@ -517,7 +522,12 @@ def online(monkeypatch, cache, layouts):
         if local_files_only:
             return real(id, revision=revision, local_files_only=True)
         Hub.asked.append((id, revision, allow_patterns))
-        return str(put(cache, id, layouts["turbo"], revision))
+        place = cache / f"models--{id.replace('/', '--')}" / "snapshots" / revision
+        weights = allow_patterns != SMALL
+        shutil.copytree(
+            Hub.source, place, dirs_exist_ok=True, ignore=None if weights else shutil.ignore_patterns("*.safetensors")
+        )
+        return str(place)
 
     Hub.asked.clear()
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
@@ -539,27 +549,36 @@ def test_only_what_is_needed_is_fetched(online, layouts, monkeypatch):
     plain = [name.replace(".fp16", "") for name in half]
     monkeypatch.setattr(online, "files", listing(layouts["turbo"], *junk))
     load_checkpoint("stabilityai/sd-turbo", download=True, device="cpu")
-    ((id, revision, asked),) = online.asked
-    assert (id, revision) == ("stabilityai/sd-turbo", KNOWN["stabilityai/sd-turbo"].revision)
-    assert asked == [*plain, "*.json", "*.txt"]
+    turbo = ("stabilityai/sd-turbo", KNOWN["stabilityai/sd-turbo"].revision)
+    assert online.asked == [(*turbo, SMALL), (*turbo, plain)]
     load_checkpoint("stabilityai/sd-turbo", download=True, device="cpu")  # it is there now
-    assert len(online.asked) == 1
+    assert len(online.asked) == 2
     monkeypatch.setattr(online, "files", listing(layouts["turbo"], *junk, *half))
     load_checkpoint("some/body", revision=SHA, download=True, device="cpu")
-    assert online.asked[1] == ("some/body", SHA, [*half, "*.json", "*.txt"])
+    assert online.asked[2:] == [("some/body", SHA, SMALL), ("some/body", SHA, half)]
+
+
+def test_no_gigabytes_for_another_kind_of_model(online, layouts, monkeypatch, tmp_path):
+    xl = shutil.copytree(layouts["turbo"], tmp_path / "xl")
+    change(xl, "model_index.json", _class_name="StableDiffusionXLPipeline", text_encoder_2=["transformers", "X"])
+    monkeypatch.setattr(online, "source", xl)
+    monkeypatch.setattr(online, "files", listing(xl))
+    with pytest.raises(UserError, match="two text encoders, like SDXL"):
+        load_checkpoint("some/body", download=True)
+    assert [asked for _, _, asked in online.asked] == [SMALL]
 
 
 def test_the_current_revision_is_looked_up_printed_and_used(online, layouts, monkeypatch, capsys):
     monkeypatch.setattr(online, "files", listing(layouts["turbo"]))
     load_checkpoint("some/body", download=True, device="cpu")
-    assert [(id, revision) for id, revision, _ in online.asked] == [("some/body", SHA)]
+    assert {(id, revision) for id, revision, _ in online.asked} == {("some/body", SHA)}
     assert f"some/body@{SHA}" in capsys.readouterr().err
     later = SHA[::-1]
     monkeypatch.setattr(online, "sha", later)
     load_checkpoint(f"some/body@{SHA}", download=True, device="cpu")  # named: it stays, and is there
-    assert len(online.asked) == 1 and capsys.readouterr().err == ""
+    assert len(online.asked) == 2 and capsys.readouterr().err == ""
     load_checkpoint("some/body", download=True, device="cpu")
-    assert online.asked[1][1] == later and f"some/body@{later}" in capsys.readouterr().err
+    assert online.asked[2][1] == later and f"some/body@{later}" in capsys.readouterr().err
 
 
 def test_what_the_hub_may_answer(online, monkeypatch):
@@ -581,4 +600,4 @@ def test_what_the_hub_may_answer(online, monkeypatch):
         with pytest.raises(UserError, match=says) as caught:
             load_checkpoint("some/body", revision=SHA, download=True)
         one_sentence(caught)
-    assert not online.asked
+    assert [asked for _, _, asked in online.asked] == [SMALL]  # the last one's, to look at
