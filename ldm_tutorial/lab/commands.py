@@ -42,7 +42,7 @@ Accumulate = Annotated[int, Option(min=1, max=4096, help="Each batch in so many 
 Model = Annotated[str | None, Option(help="A folder of `ldm train`, or OWNER/NAME@REVISION; unset: the shipped one.")]
 Download = Annotated[bool, Option("--download", help="Fetch the model from the hub if it is not here.")]
 Data = Annotated[str | None, Option(help="Your pictures: a folder with metadata.csv (file_name,text), or hub:OWNER/NAME.")]
-Out = Annotated[Path, Option(help="PNG file; with --count also FILE-SEED.png each.")]
+Out = Annotated[Path, Option(help="PNG file; of several pictures a sheet, and FILE-SEED.png each.")]
 Json = Annotated[Path | None, Option("--json", help="Also write the numbers here (overwritten).")]
 EngineName = Annotated[Literal["auto", "torch", "onnx"], Option(help="What runs the networks; auto: onnx where it can.")]
 Mask = Annotated[
@@ -165,8 +165,11 @@ def train(
     source = f"{Path(data).resolve().name}-{side}-{name}" if data else name
     run = run or Path("runs") / ("baselines" if part == "baselines" else source)
     target = out or run / {"judge": "judge", "baselines": "baselines"}.get(part, "model" if data else f"curios-{side}")
-    check_place(run)
-    check_utf8(run)
+    for folder in (run, target):
+        check_place(folder)
+        check_utf8(folder)
+        if folder.is_file():
+            raise UserError(f"{str(folder)!r} is a file: name a folder.")
     if part == "all":
         check_folder(target)
     progress = connect_processes().is_main_process  # each has its own GPU before anything is rendered
@@ -352,6 +355,7 @@ def export(
     model: Annotated[Path, Argument(help="A folder as `ldm train` writes it, or of any checkpoint that `ldm` loads.")],
 ) -> None:
     """Write a model's networks as graphs, which make its pictures without torch, in half the time."""
+    read_about(model)  # can its folder be read?
     from ..engine.export import export as write
 
     for path in write(model):
