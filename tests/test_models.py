@@ -1,5 +1,6 @@
 """Models: what is saved is what is loaded, by us and by plain diffusers, and no damaged file goes unnoticed."""
 
+import copy
 import json
 import re
 import shutil
@@ -208,6 +209,15 @@ def test_models_work_on_the_shapes_they_promise(tiny):
     assert text.shape == (3, 77, 32) and not text.requires_grad
     torch.testing.assert_close(models.encode_text(["a golden duck on pink"])[0], text[1], atol=1e-5, rtol=1e-5)
     assert models.encode_text(["mug " * 500]).shape == (1, 77, 32)  # cut, as the pipeline does
+
+
+def test_moving_does_not_freeze(tiny):
+    models = copy.deepcopy(tiny[0])
+    models.unet.requires_grad_(True).train()
+    assert models.to("cpu") is models and models.unet.training and models.unet.conv_in.weight.requires_grad
+    assert models.for_inference() is models and not models.unet.training
+    networks = (models.vae, models.unet, models.text_encoder)
+    assert not any(p.requires_grad for network in networks for p in network.parameters())
 
 
 def test_shipped_sizes(tokenizer):
