@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..autoencoder import build_vae
-from ..checkpoints import WEIGHTS
+from ..checkpoints import WEIGHTS, quiet
 from ..clip import build_clip
 from ..diffusion import build_scheduler
 from ..errors import UserError
@@ -153,19 +153,19 @@ def load_baseline(name: str, device: str | torch.device | None = None, folder: s
     """
     from diffusers import AutoencoderKL, UNet2DModel
     from transformers import CLIPModel
-    from transformers.utils import logging
 
     _known(name)
     _checked(f"{name}/", Path(folder))
-    logging.disable_progress_bar()
     path = Path(folder) / name
-    if name == "gan":
-        model = Generator()
-        model.load_state_dict({k: v.float() for k, v in load_file(path / "model.safetensors").items()})
-    elif name.startswith("clip"):
-        model = CLIPModel.from_pretrained(str(path), dtype=torch.float32)
-    else:
-        model = (AutoencoderKL if name.startswith("vae") else UNet2DModel).from_pretrained(str(path), torch_dtype=torch.float32)
+    with quiet():
+        if name == "gan":
+            model = Generator()
+            model.load_state_dict({k: v.float() for k, v in load_file(path / "model.safetensors").items()})
+        elif name.startswith("clip"):
+            model = CLIPModel.from_pretrained(str(path), dtype=torch.float32)
+        else:
+            kind = AutoencoderKL if name.startswith("vae") else UNet2DModel
+            model = kind.from_pretrained(str(path), torch_dtype=torch.float32)
     if name == "unet-noskips":
         cut_skips(model)
     return model.to(device or default_device()).requires_grad_(False).eval()
