@@ -1,149 +1,124 @@
-"""The measurements: each small one against what is known, the whole on a few pictures."""
+"""`ldm evaluate`: the whole of it on a few pictures."""
 
-import json
-import shutil
+import subprocess
 
+import matplotlib.pyplot as plt
 import numpy
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from ldm_tutorial import evaluation
-from ldm_tutorial.cli import app
+from ldm_tutorial.checkpoints import WEIGHTS, load_clip, load_models
 from ldm_tutorial.curios import pairs
-from ldm_tutorial.errors import UserError
-from ldm_tutorial.evaluation import (
-    GOALS,
-    JUDGE,
-    best_threshold,
-    evaluate,
-    frechet_distance,
-    interval,
-    labels_of,
-    load_judge,
-    nearest,
-    overlap,
-    psnr,
-    renders,
-    table,
-    verdicts,
-    wishes,
-)
-from ldm_tutorial.models import PROFILES, WEIGHTS, Profile, load_clip, load_models
-from ldm_tutorial.sampling import sample
-from ldm_tutorial.training import Run
+from ldm_tutorial.lab import evaluation
+from ldm_tutorial.lab.evaluation import clip_top1, draw_disagreements, evaluate, evaluated_prompts, free_wording_scores
+from ldm_tutorial.measure.judge import labels_of, load_judge
+from ldm_tutorial.measure.pictures import renders
+from ldm_tutorial.measure.report import GOALS, table
+from ldm_tutorial.settings import Sampling
 
-
-def test_psnr():
-    a = torch.zeros(2, 3, 8, 8)
-    b = a.clone()
-    b[1] += 0.2  # a tenth of the range -1..1
-    found = psnr(a, b)
-    assert found[0] >= 100 and found[1].item() == pytest.approx(20, abs=1e-4)
-
-
-def test_interval():
-    low, high = interval(99, 100)
-    assert 0.94 < low < 0.95 and 0.995 < high < 1  # Wilson's, not the normal one, which would pass 1
-    assert interval(0, 10)[0] == 0 and interval(990, 1000)[0] > low
-
-
-def test_frechet_distance_of_gaussians():
-    g = torch.Generator().manual_seed(0)
-    a, b = torch.randn(20_000, 4, generator=g), 2 * torch.randn(20_000, 4, generator=g) + 3
-    expected = 4 * 3**2 + 4 * (2 - 1) ** 2  # |difference of means|^2 + sum of (difference of standard deviations)^2
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=0.03)
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
-
-
-def test_overlap_and_its_threshold():
-    masks = torch.zeros(1, 4, 4, dtype=torch.bool)
-    masks[0, :2] = True
-    maps = masks.float() * 0.6 + 0.1
-    assert overlap(maps, masks, 0.5).item() == 1 and overlap(maps, masks, 0.05).item() == 0.5
-    threshold, score = best_threshold(maps, masks)
-    assert score == 1 and 0.1 <= threshold <= 0.7
-
-
-def test_every_pair_is_wished_for_equally_often():
-    found = wishes("held_out", 8 * 41)
-    assert len({w[:2] for w in found}) == 41 and len(set(found)) == 8 * 41  # and each once on every background
-    assert {w[:2] for w in wishes("train", 247)} == set(pairs("train"))
-
-
-def test_nearest_finds_the_copy():
-    training = torch.randint(256, (20, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert nearest(training[3:4], training).item() == pytest.approx(0, abs=1e-3)
-    assert nearest(255 - training[3:4], training).item() > 0.01
-
-
-def test_the_judge_knows_fresh_renders_and_not_noise():
-    judge, wanted = load_judge(), wishes("train", 48) + wishes("held_out", 24)
-    images, masks = renders(wanted, seed=1234, progress=False)
-    right = (verdicts(judge, images) == labels_of(wanted)).all(1)
-    assert right.sum() >= 70
-    assert 0.03 < masks.float().mean() < 0.9
-    grain = torch.randint(256, images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert (verdicts(judge, grain) == labels_of(wanted)).all(1).sum() <= 3
-
-
-@pytest.mark.parametrize("harm", ["missing", "short", "altered"])
-def test_a_damaged_judge_says_so(tmp_path, harm):
-    folder = tmp_path / "judge"
-    if harm != "missing":
-        shutil.copytree(JUDGE, folder)
-        file = folder / "judge.safetensors"
-        content = bytearray(file.read_bytes())
-        content[-100] ^= 1
-        file.write_bytes(content[:1000] if harm == "short" else content)
-    with pytest.raises(UserError, match="ldm train judge") as error:
-        load_judge(folder)
-    assert "\n" not in str(error.value)
+FEW = {"prompts": 4, "avocado": 2, "article": 2, "free": 1, "psnr": 8, "maps": 8, "train": 16}
 
 
 @pytest.fixture
 def few(monkeypatch):
-    sizes = {"prompts": 4, "avocado": 2, "article": 2, "psnr": 8, "maps": 8, "train": 16}
-    monkeypatch.setattr(evaluation, "SIZES", {"full": sizes, "quick": sizes})
+    """A measurement in seconds: few pictures of few steps, few free prompts, no command of its own."""
+    real = evaluation.free_wording
+    monkeypatch.setattr(evaluation, "SIZES", {"full": FEW, "quick": FEW})
+    monkeypatch.setattr(evaluation, "free_wording", lambda half: real(half)[:3])
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)
 
 
-@pytest.fixture
-def smaller(monkeypatch, tmp_path):
-    """A folder with a model for pictures of 32 x 32, hardly trained."""
-    trial = Profile(40, (2, 4, 1e-3), (2, 8, 1e-3), (2, 4, 1e-3), (16, 32), resolution=32)
-    monkeypatch.setitem(PROFILES, "trial", trial)
-    return Run(tmp_path / "run", "trial", progress=False).finish(tmp_path / "model")
-
-
-@pytest.mark.parametrize("side", [64, 32])
-def test_every_number_is_there(few, side, request):
-    folder = request.getfixturevalue("smaller") if side == 32 else WEIGHTS
-    models = load_models(folder)
-    assert models.resolution == side and sample(models, ["a mug"], [1], steps=1, progress=False).shape == (1, side, side, 3)
-    found, pictures = evaluate(models, load_clip(folder), load_judge(), "quick", progress=False)
+def check(found: dict, pictures: torch.Tensor) -> None:
     assert found.keys() == GOALS.keys() and pictures.shape == (8, 64, 64, 3)
     for key, number in found.items():
-        assert number["low"] <= number["value"] <= number["high"], key
         assert all(numpy.isfinite(number[k]) for k in ("value", "n", "low", "high")), key
-    rates = ("prompt_trained", "prompt_heldout", "avocado_armchair", "article_prompt", "background", "clip_top1")
-    assert all(0 <= found[k]["value"] <= 1 for k in rates)
+        assert number["low"] <= number["value"] <= number["high"], key
+    for key in ("prompt_trained", "prompt_heldout", "free_wording", "judges_agree", "background", "clip_top1"):
+        assert 0 <= found[key]["value"] <= 1
+    assert found["prompt_heldout"]["sampler"]["steps"] == 2 and found["prompt_heldout"]["groups"] == 4
     assert len(table(found).splitlines()) == len(GOALS) + 2
 
 
-@pytest.mark.parametrize(
-    "arguments, words", [(["--json", "a.txt"], "a.json"), (["--sheet", "a.jpg"], "a.png"), (["--model", "x"], "no model")]
-)
-def test_bad_input_gets_one_sentence(tmp_path, monkeypatch, arguments, words):
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["evaluate", "--quick", *arguments])
-    assert isinstance(result.exception, UserError) and words in str(result.exception)
+def test_every_number_is_there(few):
+    models = load_models(WEIGHTS)
+    found, pictures = evaluate(models, load_clip(WEIGHTS), load_judge(), "quick", progress=False, sampling=Sampling(steps=2))
+    check(found, pictures)
+    assert evaluation.one_a_pair(models, pictures, 4).shape == (288, 64, 64, 3)
 
 
-def test_json_is_written_whole(few, tmp_path, monkeypatch):
-    number = {"value": 0.5, "n": 2, "low": 0.1, "high": 0.9}
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_: (dict.fromkeys(GOALS, number), torch.zeros(8, 64, 64, 3)))
-    file = tmp_path / "out.json"
-    file.write_text("old")
-    result = CliRunner().invoke(app, ["evaluate", "--quick", "--json", str(file)])
-    assert result.exit_code == 0, result.output
-    assert json.loads(file.read_text()).keys() == GOALS.keys()
+def test_a_model_for_smaller_pictures_is_measured_too(few, tokenizer):
+    from transformers import CLIPTextModel
+
+    from ldm_tutorial.autoencoder import build_vae
+    from ldm_tutorial.clip import build_clip
+    from ldm_tutorial.diffusion import build_scheduler, build_unet
+    from ldm_tutorial.models import Models
+
+    clip = build_clip(tokenizer, width=32, text_layers=1, vision_layers=1, resolution=32).eval()
+    unet = build_unet(channels=(16, 32), text_width=32, sample_size=8)
+    text_encoder = CLIPTextModel(clip.config.text_config)
+    models = Models(build_vae(channels=(8, 8, 16), resolution=32), unet, text_encoder, tokenizer, build_scheduler())
+    assert models.resolution == 32
+    check(*evaluate(models.for_inference(), clip, load_judge(), "quick", progress=False, sampling=Sampling(steps=2)))
+
+
+def test_free_wording(monkeypatch):
+    """Right pictures are counted by prompt, a refused prompt is wrong, the background counts where it is named."""
+    rows = [
+        {"prompt": "gold mug", "object": "mug", "material": "gold", "background": "pink"},
+        {"prompt": "lava duck", "object": "duck", "material": "lava", "background": None},
+        {"prompt": "???", "object": "car", "material": "wood", "background": "blue"},
+    ]
+    drawn = []
+
+    def sample_many(models, prompts, *_, **__):
+        drawn.extend(prompts)
+        wanted = {"gold mug": ("mug", "gold", "pink"), "lava duck": ("duck", "cheese", "grey")}
+        return renders([wanted[p] for p in prompts], 5, progress=False)[0]
+
+    monkeypatch.setattr(evaluation, "free_wording", lambda half: rows)
+    monkeypatch.setattr(evaluation, "sample_many", sample_many)
+    found = free_wording_scores(load_models(), load_judge(), "test", seeds=4, progress=False)
+    assert drawn == ["gold mug"] * 4 + ["lava duck"] * 4
+    assert found["free_wording"]["value"] == pytest.approx(1 / 3) and found["free_wording"]["n"] == 12
+    assert found["free_wording"]["groups"] == 3 and found["free_wording"]["high"] == 1  # three prompts say little
+    assert found["free_wording_background"]["value"] == 0.5 and found["free_wording_background"]["n"] == 8
+    assert free_wording_scores(load_models(), load_judge(), "dev", 1, progress=False).keys() == {
+        "free_wording_dev",
+        "free_wording_background_dev",
+    }
+
+
+def test_measured_on_the_pairs_for_measuring(monkeypatch):
+    asked = []
+
+    def watched(wanted, *rest, **named):
+        asked.append({w[:2] for w in wanted})
+        return renders(wanted, *rest, **named)
+
+    monkeypatch.setattr(evaluation, "renders", watched)
+    found = clip_top1(load_clip(), load_models().tokenizer)
+    assert asked == [set(pairs("held_out_test"))] and found["n"] == 336 and found["groups"] == 21
+    assert found["value"] > 0.9  # chance: 1 in 256
+    assert {w[:2] for w in evaluated_prompts(2048)[2048:]} == set(pairs("held_out_test"))
+
+
+def test_disagreements():
+    """A judge that sees the wrong background in one picture."""
+    wanted = evaluated_prompts(4)
+    pictures, _ = renders(wanted, 6, progress=False)
+    judge, second = load_judge(), load_judge()
+    figure = draw_disagreements(pictures, judge, second)
+    assert figure.get_suptitle() == "the judges differ on 0 of 8 pictures"
+    second.heads[2].bias[(labels_of(wanted)[5, 2] + 1) % 8] += 100
+    figure = draw_disagreements(pictures, judge, second)
+    assert "of 8 pictures" in figure.get_suptitle() and "on 0" not in figure.get_suptitle()
+    text = figure.axes[0].get_title()
+    assert "asked:" in text and "first:" in text and "second:" in text
+    plt.close("all")
+
+
+@pytest.mark.slow
+def test_the_command_is_timed():
+    found = evaluation.seconds_of_command("--help", times=1)
+    assert 0.1 < found["low"] <= found["value"] <= found["high"] < 120

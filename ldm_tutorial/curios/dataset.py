@@ -51,7 +51,7 @@ def scene_at(split: str, index: int, seed: int = 0) -> tuple[render.Scene, str]:
         shift=(rng.uniform(-1, 1), rng.uniform(-1, 1)),
         light=(rng.choice((-1, 1)) * rng.uniform(20, 60), rng.uniform(38, 62)),
         tone=rng.uniform(-0.03, 0.03),
-        texture_seed=tuple(rng.uniform(-8, 8) for _ in range(3)),
+        texture_seed=(rng.uniform(-8, 8), rng.uniform(-8, 8), rng.uniform(-8, 8)),
     )
     return scene, caption(object, material, background, rng)
 

@@ -3,83 +3,147 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import CLIPModel
 
 from ..curios import BACKGROUNDS, Curios, pairs, plain
 from ..images import psnr, to_model
-from ..measure.judge import Judge, labels_of, predict, predict_with_features
+from ..measure.judge import Judge, labels_of, load_judge, names_of, predict, predict_with_features
 from ..measure.maps import heat_map_scores
-from ..measure.metrics import average, nearest, rate, spread
-from ..measure.pictures import ARTICLE_PROMPT, EVAL_SAMPLING, expected_prompts, renders, sample_many, to_64
+from ..measure.metrics import average, kernel_distance, nearest, rate, rate_by_group, spread
+from ..measure.pictures import ARTICLE_PROMPT, expected_prompts, free_wording, is_accepted, renders, sample_many, to_64
 from ..measure.report import GOALS
 from ..models import Models
 from ..sampling import sample
+from ..settings import DEFAULT_SAMPLING, Sampling
 
-SIZES = {  # prompts of each kind, avocado armchairs, article's prompts, reconstructions, heat maps, training pictures
-    "full": {"prompts": 2048, "avocado": 100, "article": 20, "psnr": 1024, "maps": 512, "train": 16_384},
-    "quick": {"prompts": 164, "avocado": 24, "article": 8, "psnr": 128, "maps": 96, "train": 2_048},
+# Prompts of each kind, avocado armchairs, article's prompts, seeds a prompt in free wording, reconstructions, heat maps,
+# training pictures
+SIZES = {
+    "full": {"prompts": 2048, "avocado": 100, "article": 20, "free": 4, "psnr": 1024, "maps": 512, "train": 16_384},
+    "quick": {"prompts": 164, "avocado": 24, "article": 8, "free": 1, "psnr": 128, "maps": 96, "train": 2_048},
 }
 
 
 @torch.no_grad()
-def clip_top1(clip: nn.Module, tokenizer, n: int = 256) -> dict:
-    """How often CLIP picks the right one of n captions for a render of a held-out pair, each caption naming object,
-    material and background, all different."""
+def clip_top1(clip: CLIPModel, tokenizer, choices: int = 256) -> dict:
+    """How often CLIP picks the right one of 256 captions for a render of a held-out pair, each caption naming object, material
+    and background, all different: the 168 of "held_out_test", two views of each, and others of "held_out_dev" as rivals."""
     device = clip.device
-    triples = [(o, m, b) for o, m in pairs("held_out") for b in BACKGROUNDS]
-    wanted = [triples[i * len(triples) // n] for i in range(n)]
-    images, _ = renders(wanted, seed=77, progress=False, size=clip.config.vision_config.image_size)
-    ids = tokenizer([plain(*w) for w in wanted], padding="longest", return_tensors="pt").input_ids.to(device)
+    tested = [(o, m, b) for o, m in pairs("held_out_test") for b in BACKGROUNDS]
+    rivals = [(o, m, b) for o, m in pairs("held_out_dev") for b in BACKGROUNDS]
+    captions = [plain(*w) for w in (tested + rivals)[:choices]]
+    images, _ = renders(tested * 2, seed=77, progress=False, size=clip.config.vision_config.image_size)
+    ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids.to(device)
     text = clip(input_ids=ids, pixel_values=to_model(images[:1]).to(device)).text_embeds
     image = torch.cat([clip(input_ids=ids[:1], pixel_values=to_model(x).to(device)).image_embeds for x in images.split(128)])
-    return rate((image @ text.T).argmax(1).cpu() == torch.arange(n))
+    right = (image @ text.T).argmax(1).cpu() == torch.arange(len(tested)).repeat(2)
+    return rate_by_group(right, [f"{o} {m}" for o, m, _ in tested * 2])
 
 
-def seconds_per_image(models: Models, times: int = 5) -> dict:
-    """One picture at a time, 20 steps with guidance, models loaded: the median, the fastest and the slowest."""
+def seconds(work: Callable[[int], object], times: int) -> dict:
+    """How long ``work(k)`` takes by the clock: the median of so many times as "value", the fastest as "low", the slowest as
+    "high"."""
     taken = []
-    for k in range(times + 1):  # the first one warms up
+    for k in range(times):
         start = time.perf_counter()
-        sample(models, ["an armchair made of avocado"], [k], steps=20, progress=False)
+        work(k)
         taken.append(time.perf_counter() - start)
-    taken = sorted(taken[1:])
-    return {"value": taken[len(taken) // 2], "n": times, "low": taken[0], "high": taken[-1]}
+    taken.sort()
+    return {"value": taken[times // 2], "n": times, "low": taken[0], "high": taken[-1]}
 
 
-def evaluate(models: Models, clip: nn.Module, judge: Judge, size: str = "full", progress: bool = True) -> tuple[dict, Tensor]:
+def seconds_of_command(*arguments: str, times: int = 3) -> dict:
+    """The seconds that `ldm ...` takes from the shell to its end; its start-up is most of them."""
+    command = [sys.executable, "-m", "ldm_tutorial.lab.cli", *arguments]
+    return seconds(lambda _: subprocess.run(command, check=True, capture_output=True), times)
+
+
+def free_wording_scores(
+    models: Models,
+    judge: Judge,
+    half: str = "test",
+    seeds: int = 4,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    progress: bool = True,
+) -> dict[str, dict]:
+    """Object and material right for prompts in free wording (a prompt that is refused counts as wrong), and the background
+    where the prompt names it. The intervals are by prompt. With ``half="dev"`` the keys end in ``_dev``."""
+    rows = [row for row in free_wording(half) for _ in range(seeds)]
+    accepted = torch.tensor([is_accepted(row["prompt"], models.tokenizer) for row in rows])
+    prompts = [row["prompt"] for row, good in zip(rows, accepted, strict=True) if good]
+    pictures = to_64(sample_many(models, prompts, 400_000, progress, sampling=sampling))
+    wanted = labels_of([(row["object"], row["material"], row["background"] or BACKGROUNDS[0]) for row in rows])
+    right = torch.zeros(len(rows), 3, dtype=torch.bool)
+    right[accepted] = predict(judge, pictures) == wanted[accepted]
+    named = torch.tensor([row["background"] is not None for row in rows])
+    texts = [row["prompt"] for row in rows]
+    named_texts = [row["prompt"] for row in rows if row["background"] is not None]
+    end = "" if half == "test" else f"_{half}"
+    return {
+        f"free_wording{end}": rate_by_group(right[:, :2].all(1), texts),
+        f"free_wording_background{end}": rate_by_group(right[named, 2], named_texts),
+    }
+
+
+def evaluated_prompts(n: int) -> list[tuple[str, str, str]]:
+    """What the pictures of :func:`evaluate` should show: n of trained pairs, n of held-out ones."""
+    return expected_prompts("train", n) + expected_prompts("held_out_test", n)
+
+
+def evaluate(
+    models: Models,
+    clip: CLIPModel,
+    judge: Judge,
+    size: str = "full",
+    progress: bool = True,
+    sampling: Sampling = DEFAULT_SAMPLING,
+) -> tuple[dict, Tensor]:
     """Every number of :data:`GOALS`, each ``{"value", "n", "low", "high"}``, and the generated pictures uint8 [N, 64, 64, 3]
-    (a smaller model's enlarged), trained pairs first, in the order of :func:`expected_prompts`."""
-    n, how = SIZES[size], {"sampler": dataclasses.asdict(EVAL_SAMPLING)}
-    out = {"seconds_per_image": seconds_per_image(models)}
+    (a smaller model's enlarged), in the order of :func:`evaluated_prompts`."""
+    n, how = SIZES[size], {"sampler": dataclasses.asdict(sampling)}
+    second = load_judge("second")
+    out = _seconds(models, sampling)
     real = Curios("validation", n["psnr"], 9, models.resolution, progress).images
-    out["psnr"] = average(
-        torch.cat([psnr(to_model(x), models.decode(models.encode(to_model(x))).cpu()) for x in real.split(64)])
-    )
+    decoded = [psnr(to_model(x), models.decode(models.encode(to_model(x))).cpu()) for x in real.split(64)]
+    out["psnr"] = average(torch.cat(decoded))
     out["clip_top1"] = clip_top1(clip, models.tokenizer)
     out |= heat_map_scores(models, n["maps"], progress)
 
-    wanted = expected_prompts("train", n["prompts"]) + expected_prompts("held_out", n["prompts"])
-    pictures = to_64(sample_many(models, [plain(*w) for w in wanted], 100_000, progress))
+    wanted, half = evaluated_prompts(n["prompts"]), n["prompts"]
+    pictures = to_64(sample_many(models, [plain(*w) for w in wanted], 100_000, progress, sampling=sampling))
     seen, features = predict_with_features(judge, pictures)
+    seen_by_second = predict(second, pictures)
     right = seen == labels_of(wanted)
-    pair = right[:, :2].all(1)
-    out["prompt_trained"], out["prompt_heldout"] = rate(pair[: n["prompts"]]) | how, rate(pair[n["prompts"] :]) | how
+    follows = right[:, :2].all(1)
+    names = [f"{object} {material}" for object, material, _ in wanted]
+    out["prompt_trained"] = rate_by_group(follows[:half], names[:half]) | how
+    out["prompt_heldout"] = rate_by_group(follows[half:], names[half:]) | how
     out["background"] = rate(right[:, 2]) | how
-    target = labels_of([("armchair", "avocado", "pink")])[:, :2]
-    for key, prompt, count in (
-        ("avocado_armchair", plain("armchair", "avocado"), n["avocado"]),
-        ("article_prompt", ARTICLE_PROMPT, n["article"]),
-    ):
-        drawn = to_64(sample_many(models, [prompt] * count, 200_000, progress))
-        out[key] = rate((predict(judge, drawn)[:, :2] == target).all(1)) | how
+    out["judges_agree"] = rate((seen == seen_by_second).all(1)) | how
+
+    armchair = labels_of([("armchair", "avocado", "pink")])[:, :2]
+    for key, prompt in (("avocado", plain("armchair", "avocado")), ("article", ARTICLE_PROMPT)):
+        drawn = to_64(sample_many(models, [prompt] * n[key], 200_000, progress, sampling=sampling))
+        name = {"avocado": "avocado_armchair", "article": "article_prompt"}[key]
+        out[name] = rate((predict(judge, drawn)[:, :2] == armchair).all(1)) | how
+    for key, number in free_wording_scores(models, judge, "test", n["free"], sampling, progress).items():
+        out[key] = number | how
 
     views = [renders(wanted, seed, progress)[0] for seed in (91, 92)]
-    judged = [predict_with_features(judge, v) for v in views]
-    out["judge_validation"] = rate((judged[0][0] == labels_of(wanted)).all(1))
-    out["frechet"], out["frechet_real"] = spread(features, judged[0][1]) | how, spread(judged[1][1], judged[0][1])
+    (verdicts, first), (_, other) = (predict_with_features(judge, view) for view in views)
+    out["judge_validation"] = rate((verdicts == labels_of(wanted)).all(1))
+    out["second_judge_validation"] = rate((predict(second, views[0]) == labels_of(wanted)).all(1))
+    out["frechet"], out["frechet_real"] = spread(features, first) | how, spread(other, first)
+    out["kid"], out["kid_real"] = kernel_distance(features, first) | how, kernel_distance(other, first)
     training = Curios("train", n["train"], progress=progress).images
     some = slice(0, None, max(1, len(wanted) // 256))
     out["nearest_generated"] = average(nearest(pictures[some], training))
@@ -87,12 +151,40 @@ def evaluate(models: Models, clip: nn.Module, judge: Judge, size: str = "full", 
     return {key: out[key] for key in GOALS}, pictures
 
 
+def _seconds(models: Models, sampling: Sampling) -> dict[str, dict]:
+    """One picture with the models loaded, and `ldm generate` as a whole."""
+    prompt = "an armchair made of avocado"
+    sample(models, [prompt], [0], sampling, progress=False)  # warm up
+    one = seconds(lambda k: sample(models, [prompt], [k], sampling, progress=False), 5)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = seconds_of_command("generate", prompt, "--out", str(Path(folder) / "picture.png"))
+    return {"seconds_per_image": one, "seconds_generate": whole}
+
+
 def one_a_pair(models: Models, pictures: Tensor, n: int) -> Tensor:
-    """One of the pictures of :func:`evaluate` for each pair, in the order of ``pairs("all")``; missing ones are painted."""
+    """One of the pictures of :func:`evaluate` for each pair, in the order of ``pairs("all")``; missing ones are sampled."""
     found: dict[tuple[str, str], Tensor] = {}
-    for wish, picture in zip(expected_prompts("train", n) + expected_prompts("held_out", n), pictures, strict=True):
-        found.setdefault(wish[:2], picture)
-    missing = [p for p in pairs("all") if p not in found]
+    for wanted, picture in zip(evaluated_prompts(n), pictures, strict=True):
+        found.setdefault(wanted[:2], picture)
+    missing = [pair for pair in pairs("all") if pair not in found]
     if missing:
-        found |= dict(zip(missing, to_64(sample_many(models, [plain(*p) for p in missing], 300_000)), strict=True))
-    return torch.stack([found[p] for p in pairs("all")])
+        more = to_64(sample_many(models, [plain(*pair) for pair in missing], 300_000))
+        found |= dict(zip(missing, more, strict=True))
+    return torch.stack([found[pair] for pair in pairs("all")])
+
+
+def draw_disagreements(pictures: Tensor, judge: Judge, second: Judge):
+    """All pictures of :func:`evaluate` that the two judges name differently, as a matplotlib figure: over each what was asked
+    for, what the first judge saw and what the second one saw."""
+    from ..notebook.figures import pictures as figure_of
+
+    wanted = evaluated_prompts(len(pictures) // 2)
+    seen, others = names_of(predict(judge, pictures)), names_of(predict(second, pictures))
+    apart = [i for i in range(len(wanted)) if seen[i] != others[i]]
+    titles = []
+    for i in apart:
+        lines = {"asked": wanted[i], "first": seen[i], "second": others[i]}
+        titles.append("\n".join(f"{who}: {', '.join(names)}" for who, names in lines.items()))
+    title = f"the judges differ on {len(apart)} of {len(pictures)} pictures"
+    shown = pictures[apart] if apart else torch.full_like(pictures[:1], 255)
+    return figure_of(list(shown), titles, columns=5, size=2.2, title=title)

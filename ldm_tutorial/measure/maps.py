@@ -44,44 +44,62 @@ def _attention(models: Models, wanted: list, images: Tensor, timestep: int, word
     return torch.cat(found)
 
 
-def heat_map_scores(models: Models, n: int, progress: bool = True) -> dict[str, dict]:
-    """mIoU of the noun's heat map with exact masks on n noised renders, beside a constant mask, a wrong word and the ceiling.
+def _noun(wanted: tuple[str, str, str]) -> str:
+    return wanted[0].split()[-1]  # "teddy bear": bear
 
-    A map is the mean of some heads' logarithms. Which heads (at most four), timestep and threshold: chosen once on other
-    renders (of trained pairs), then fixed.
-    """
-    noun = lambda w: w[0].split()[-1]  # noqa: E731  "teddy bear": bear
-    chosen, size = expected_prompts("train", 128), models.resolution
-    images, masks = renders(chosen, 81, progress, size)
-    best: tuple = (0.0, 0.0, 0, [])
+
+def _coarse(masks: Tensor, side: int) -> Tensor:
+    """Masks at a map's resolution and back: the best that a map of ``side`` x ``side`` could be."""
+    small = F.adaptive_avg_pool2d(masks[:, None].float(), side)
+    return F.interpolate(small, size=masks.shape[1:], mode="bilinear")[:, 0]
+
+
+def choose_maps(models: Models, wanted: list, images: Tensor, masks: Tensor) -> dict:
+    """The heads (at most four), timestep and threshold whose mean map fits these renders best. Heads are added one by one,
+    each time the one that helps most."""
+    best_score, best = 0.0, {}
     for timestep in (200, 400, 600):
-        logs, heads = _attention(models, chosen, images, timestep, [noun(w) for w in chosen]), []
-        while len(heads) < 4:  # the head that helps most, and again
-            tries = [[*heads, k] for k in range(logs.shape[1]) if k not in heads]
-            scores = [(*best_threshold(enlarge(logs[:, some].mean(1), size), masks)[::-1], timestep, some) for some in tries]
-            heads = max(scores)[3]
-            best = max(best, *scores)
-    _, threshold, timestep, heads = best
+        logs = _attention(models, wanted, images, timestep, [_noun(w) for w in wanted])
+        heads: list[int] = []
+        while len(heads) < 4:
+            tries = []
+            for head in set(range(logs.shape[1])) - set(heads):
+                maps = enlarge(logs[:, [*heads, head]].mean(1), masks.shape[-1])
+                threshold, score = best_threshold(maps, masks)
+                tries.append((score, threshold, head))
+            score, threshold, head = max(tries)
+            heads = [*heads, head]
+            if score > best_score:
+                best_score, best = score, {"heads": heads, "timestep": timestep, "threshold": threshold}
+    return best
+
+
+def heat_map_scores(models: Models, n: int, progress: bool = True) -> dict[str, dict]:
+    """The mIoU of the noun's heat map with exact masks on n noised renders, beside a constant mask, a wrong word and the
+    ceiling.
+
+    A map is the mean of some heads' logarithms. Which heads, which timestep and which threshold is chosen once on renders of
+    other pairs (trained ones and "held_out_dev"), then measured on trained ones and "held_out_test".
+    """
+    size = models.resolution
+    wanted = expected_prompts("train", 64) + expected_prompts("held_out_dev", 64)
+    images, masks = renders(wanted, 81, progress, size)
+    how = choose_maps(models, wanted, images, masks)
     centre = masks.float().mean(0)
     level = best_threshold(centre.expand(len(masks), -1, -1), masks)[0]
-    side = logs.shape[-1]
 
-    def coarse(m: Tensor) -> Tensor:
-        small = F.adaptive_avg_pool2d(m[:, None].float(), side)
-        return F.interpolate(small, size=m.shape[1:], mode="bilinear")[:, 0]
-
-    fine = best_threshold(coarse(masks), masks)[0]
-    wanted = expected_prompts("train", n // 2) + expected_prompts("held_out", n - n // 2)
-    images, masks = renders(wanted, 82, progress, size)
+    wanted = expected_prompts("train", n // 2) + expected_prompts("held_out_test", n - n // 2)
+    fresh, exact = renders(wanted, 82, progress, size)
 
     def maps(words: list[str]) -> Tensor:
-        return enlarge(_attention(models, wanted, images, timestep, words)[:, heads].mean(1), size)
+        return _attention(models, wanted, fresh, how["timestep"], words)[:, how["heads"]].mean(1)
 
-    right, wrong = maps([noun(w) for w in wanted]), maps([w[2] for w in wanted])
-    how = {"heads": heads, "timestep": timestep, "threshold": threshold}
+    right, wrong = maps([_noun(w) for w in wanted]), maps([w[2] for w in wanted])
+    side, threshold = right.shape[-1], how["threshold"]
+    fine = best_threshold(_coarse(masks, side), masks)[0]
     return {
-        "noun_miou": average(overlap(right, masks, threshold)) | how,
-        "noun_miou_constant": average(overlap(centre.expand(n, -1, -1), masks, level)),
-        "noun_miou_wrong_word": average(overlap(wrong, masks, threshold)),
-        "noun_miou_ceiling": average(overlap(coarse(masks), masks, fine)),
+        "noun_miou": average(overlap(enlarge(right, size), exact, threshold)) | how,
+        "noun_miou_constant": average(overlap(centre.expand(n, -1, -1), exact, level)),
+        "noun_miou_wrong_word": average(overlap(enlarge(wrong, size), exact, threshold)),
+        "noun_miou_ceiling": average(overlap(_coarse(exact, side), exact, fine)),
     }

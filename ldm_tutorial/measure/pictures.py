@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..curios import BACKGROUNDS, pairs, scene_at
+from ..errors import UserError
 from ..images import to_model, to_picture
 from ..models import Models
 from ..sampling import sample
-from ..settings import Sampling
+from ..settings import DEFAULT_SAMPLING, Sampling
+from ..text import check_prompt
 
-# How the measured pictures are sampled: guided in the middle of the run only (Kynkäänniemi et al. 2024). Guided in every
-# step, they follow the prompt no better and lie further from renders (benchmarks/training.md).
-EVAL_SAMPLING = Sampling("unipc", 20, 3.0, (0.15, 0.75))
 ARTICLE_PROMPT = "3D render an avocado style armchair diffusing into latent space"
+FREE_WORDING = Path(__file__).parent / "free_wording.jsonl"
 
 
 def expected_prompts(split: str, n: int) -> list[tuple[str, str, str]]:
-    """n (object, material, background), every pair of a split equally often, every background as well."""
+    """As many (object, material, background), every pair of a split equally often, every background as well."""
     every = pairs(split)
     return [(*every[i % len(every)], BACKGROUNDS[(i % len(every) + i // len(every)) % len(BACKGROUNDS)]) for i in range(n)]
+
+
+def free_wording(half: str) -> list[dict]:
+    """Prompts in free wording, each ``{"prompt", "object", "material", "background"}`` (the background may be None): 200 for
+    choices ("dev"), 200 that are only ever measured ("test").
+
+    People wrote them who had not seen the grammar of the captions; they were fixed before the models that they measure were
+    trained.
+    """
+    rows = [json.loads(line) for line in FREE_WORDING.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["half"] == half]
 
 
 def renders(wanted: list[tuple[str, str, str]], seed: int, progress: bool = True, size: int = 64) -> tuple[Tensor, Tensor]:
@@ -46,7 +59,14 @@ def renders(wanted: list[tuple[str, str, str]], seed: int, progress: bool = True
     return images, masks
 
 
-def sample_many(models: Models, prompts: list[str], first_seed: int, progress: bool = True, batch: int = 32, sampling: Sampling = EVAL_SAMPLING) -> Tensor:
+def sample_many(
+    models: Models,
+    prompts: list[str],
+    first_seed: int,
+    progress: bool = True,
+    batch: int = 32,
+    sampling: Sampling = DEFAULT_SAMPLING,
+) -> Tensor:
     """Pictures uint8 [N, 64, 64, 3] for many prompts, seeds counting up from ``first_seed``."""
     from tqdm.auto import tqdm
 
@@ -56,6 +76,15 @@ def sample_many(models: Models, prompts: list[str], first_seed: int, progress: b
         seeds = [first_seed + i + k for k in range(len(some))]
         done.append(torch.as_tensor(sample(models, some, seeds, sampling, progress=False)))
     return torch.cat(done)
+
+
+def is_accepted(prompt: str, tokenizer) -> bool:
+    """Whether `ldm generate` would draw a prompt, and not refuse it."""
+    try:
+        check_prompt(prompt, tokenizer)
+    except UserError:
+        return False
+    return True
 
 
 def to_64(pictures: Tensor) -> Tensor:
