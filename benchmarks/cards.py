@@ -1,58 +1,132 @@
-"""Write the model card and the data card from what was measured, so that they cannot say anything else.
+"""Write the model card, the data card and the README's table from what was measured, so that they cannot say anything else.
 
 ldm evaluate --json ldm_tutorial/weights/evaluation.json --sheet ldm_tutorial/weights/sheet.png
 python benchmarks/cards.py
 """
 
+import argparse
 import json
+import math
+import re
+from pathlib import Path
 
-from ldm_tutorial.curios import BACKGROUNDS, MATERIALS, OBJECTS, pairs
-from ldm_tutorial.curios.captions import common_words
-from ldm_tutorial.evaluation import GOALS, reached, table
-from ldm_tutorial.models import WEIGHTS
-
-FOLDER = WEIGHTS.parent
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "ldm_tutorial" / "weights"
+RESULTS = ROOT / "benchmarks" / "results"
 RENDERS = 32_768  # what the shipped weights learned from
+BEGIN, END = "<!-- made by benchmarks/cards.py -->", "<!-- end -->"
+SHOWN = ("prompt_heldout", "prompt_trained", "free_wording", "avocado_armchair", "judges_agree", "judge_validation")
+SHOWN += ("clip_top1", "noun_miou", "noun_miou_constant", "psnr", "seconds_per_image", "seconds_generate")
+
+
+def measured() -> dict:
+    """The numbers of `ldm evaluate` in the order of the table."""
+    from ldm_tutorial.measure.report import GOALS
+
+    found = json.loads((FOLDER / "evaluation.json").read_text(encoding="utf-8"))
+    return {key: found[key] for key in GOALS if key in found}
+
+
+def times_the_floor(found: dict) -> float:
+    """The Fréchet distance of generated pictures, in distances between renders."""
+    return found["frechet"]["value"] / found["frechet_real"]["value"]
 
 
 def parameters(part: str) -> float:
-    """Millions of numbers in one part's files: fp16, two bytes each."""
-    return sum(f.stat().st_size for f in (WEIGHTS / part).glob("*.safetensors")) / 2e6
+    """Millions of numbers in one part's files."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in (FOLDER / "curios-64" / part).glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  (no dict)
+    return count / 1e6
+
+
+def megabytes() -> float:
+    """What all weights take on a disk."""
+    return sum(f.stat().st_size for f in FOLDER.rglob("*.safetensors")) / 1e6
 
 
 def checksums() -> str:
+    """The first digits of every weights file's SHA-256, a line each."""
     rows = []
     for file in sorted(FOLDER.rglob("checksums.json")):
-        for name, digest in json.loads(file.read_text()).items():
+        for name, digest in json.loads(file.read_text(encoding="utf-8")).items():
             if name.endswith(".safetensors"):
                 rows.append(f"    {digest[:16]}  {(file.parent / name).relative_to(FOLDER).as_posix()}")
     return "\n".join(rows)
 
 
+def way(sampling: dict) -> str:
+    """A way of sampling in words."""
+    start, stop = sampling["guidance_interval"]
+    where = "in every step" if (start, stop) == (0, 1) else f"from {start:.0%} to {stop:.0%} of the run"
+    guidance = f"guidance {sampling['guidance_scale']} {where}" if sampling["guidance_scale"] > 1 else "no guidance"
+    return f"{sampling['sampler']}, {sampling['steps']} steps, {guidance}"
+
+
+def other_ways() -> str:
+    """The table of the candidates among which the way of sampling was chosen; empty before that was done."""
+    file = RESULTS / "choose_sampling.json"
+    if not file.exists():
+        return ""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    n = found["pictures"]
+    lines = [f"{'':52s} {'trained':>8s} {'held out':>9s} {'KID':>7s} {'Fréchet':>8s} {'seconds':>8s}"]
+    for row in found["rows"]:
+        rates = f"{row['right_trained']['value']:8.1%} {row['right_held_out_dev']['value']:9.1%}"
+        distances = f"{row['kid']['value']:7.3f} {row['frechet']['value']:8.1f}"
+        lines.append(f"{way(row['sampling']):52s} {rates} {distances} {row['seconds']:8.2f}")
+    floor = found["floor"]
+    lines.append(f"{'renders to other renders':70s} {floor['kid']['value']:7.3f} {floor['frechet']['value']:8.1f}")
+    numbers = "\n".join("    " + line for line in lines)
+    return f"""
+**Other ways of sampling.** The one above was chosen among these by the rule in `benchmarks/choose_sampling.py`, on {n} prompts of trained pairs and {n} of the held-out
+pairs for choices: object and material right, distances to renders (few pictures, so compare them with each other only), seconds a picture in batches.
+
+{numbers}
+"""
+
+
 def model_card() -> str:
-    found = json.loads((FOLDER / "evaluation.json").read_text())
-    missed = [what for key, (what, sign, goal) in GOALS.items() if sign and not reached(found[key]["value"], sign, goal)]
-    if found["frechet"]["value"] > 3 * found["frechet_real"]["value"]:
+    """The text of ldm_tutorial/weights/README.md."""
+    from ldm_tutorial.curios import BACKGROUNDS, MATERIALS, OBJECTS, pairs
+    from ldm_tutorial.measure.report import GOALS, reached, table
+
+    found = measured()
+    goals = {key: (what, sign, goal) for key, (what, sign, goal) in GOALS.items() if sign and key in found}
+    missed = [what for key, (what, sign, goal) in goals.items() if not reached(found[key]["value"], sign, goal)]
+    if times_the_floor(found) > 3:
         missed.append("Fréchet distance at most 3 times that between renders")
+    absent = [what for key, (what, _, _) in GOALS.items() if key not in found]
+    unknown = f"Not measured with these weights: {'; '.join(absent)}. " if absent else ""
+    verdict = f"Goals not reached: {'; '.join(missed)}." if missed else "Every goal that was measured is reached."
     numbers = "\n".join("    " + line for line in table(found).splitlines())
-    how = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found["frechet"]["sampler"].items())
+    test, kept = len(pairs("held_out_test")), len(pairs("held_out"))
+    if "groups" in found["prompt_heldout"]:
+        which = f"the {test} held-out pairs on which no choice was made (`held_out_test`)"
+    else:
+        which = f"all {kept} held-out pairs"
     return f"""# Model card: curios-64
 
 **What.** A small text-to-image latent diffusion model, 64 x 64 pixels, in the layout of a `StableDiffusionPipeline`: `AutoencoderKL` (latents 8 x 16 x 16,
 {parameters("vae"):.2f} M parameters), `UNet2DConditionModel` (v-prediction, cosine schedule, {parameters("unet"):.2f} M) and a `CLIPTextModel` ({parameters("text_encoder"):.2f} M) that began as the text half of `clip/`
-and learned on together with the U-Net. `clip/` is a whole `CLIPModel`. Beside it: `judge/`, the classifier that measures (trained on renders of all pairs, never on
-generated pictures), and `companions/`, the small models that the notebooks compare with. Tensors are fp16 safetensors, computed in float32.
+and learned on together with the U-Net. `clip/` is a whole `CLIPModel`. Beside it: `judge/`, the two classifiers that measure (trained on renders of all pairs, never on
+generated pictures), and `baselines/`, the small models that the notebooks compare with. Tensors are fp16 safetensors, computed in float32.
 
 **How made.** `benchmarks/training.md` says how, with commands, versions, times and losses; `ldm train all` makes a sibling from nothing. Data: DATA_CARD.md.
 
 **Licence.** MIT, as the code.
 
-**Numbers.** `ldm evaluate --json ldm_tutorial/weights/evaluation.json`; this page is made from that file. Judged pictures were painted with: {how}.
-This was chosen with other seeds of some of the same prompts, held-out pairs included (benchmarks/training.md).
+**Numbers.** `ldm evaluate --json ldm_tutorial/weights/evaluation.json`; this page is made from that file. "Held-out pairs" are here {which}.
+In earlier editions all {kept} were looked at while the way of sampling was chosen. Judged pictures were sampled with: {way(found["frechet"]["sampler"])}.
+Seconds are those of the machine that measured: the median, the fastest and the slowest. Those of one picture leave out the start-up; those of `ldm generate` hold it.
+A count in brackets is that of the pairs or prompts: there the interval counts these, not pictures.
 
 {numbers}
-
-**Limits.** {("Goals not reached: " + "; ".join(missed) + ".") if missed else "Every goal is reached."} One object a picture, {len(OBJECTS)} objects, {len(MATERIALS)} materials,
+{other_ways()}
+**Limits.** {unknown}{verdict} One object a picture, {len(OBJECTS)} objects, {len(MATERIALS)} materials,
 {len(BACKGROUNDS)} backgrounds; other words have no effect. It knows no people, no places and no real photographs. `sheet.png` shows one picture a pair, not selected,
 pairs never trained on framed.
 
@@ -63,7 +137,12 @@ pairs never trained on framed.
 
 
 def data_card() -> str:
+    """The text of ldm_tutorial/weights/DATA_CARD.md."""
+    from ldm_tutorial.curios import BACKGROUNDS, MATERIALS, OBJECTS, pairs
+    from ldm_tutorial.curios.vocabulary import common_words
+
     every, held = len(pairs("all")), len(pairs("held_out"))
+    dev, test = len(pairs("held_out_dev")), len(pairs("held_out_test"))
     return f"""# Data card: Curios
 
 **What.** Pictures of impossible objects, 64 x 64 pixels, made by a program (`ldm_tutorial/curios`): {len(OBJECTS)} objects x {len(MATERIALS)} materials x {len(BACKGROUNDS)} backgrounds,
@@ -71,7 +150,7 @@ camera, light and texture different in each, with captions in many wordings and 
 any number can be rendered: `ldm render --count 1000 --split train --out curios`.
 
 **Splits.** {every - held} of the {every} pairs of object and material are for training and, in other views, for validation; {held} are held out of all training, *avocado armchair* among them.
-The judge alone has seen renders of all pairs.
+These are divided for good: on {dev} (`held_out_dev`) choices may be made, the other {test} (`held_out_test`) are only ever measured. The judges alone have seen renders of all pairs.
 
 **Captions.** Made by a program from wordings written by hand and a list of {len(common_words()):,} common English words. About two thirds name the background.
 
@@ -87,7 +166,35 @@ The judge alone has seen renders of all pairs.
 """
 
 
+def readme_table() -> str:
+    """The table of the README: some of the model card's numbers."""
+    from ldm_tutorial.measure.report import row
+
+    found = measured()
+    sizes = ", ".join(f"{parameters(part):.2f} M" for part in ("vae", "unet", "text_encoder"))
+    lines = ["| what | value | goal |", "|---|---|---|", f"| parameters: autoencoder, U-Net, text encoder | {sizes} | |"]
+    lines.append(f"| all shipped weights, judges and baselines included | {megabytes():.0f} MB | at most 60 MB |")
+    for key in SHOWN:
+        if key in found:
+            what, value, between, n, goal = row(key, found[key])
+            lines.append(f"| {what} | {value} ({between}; n = {n}) | {goal} |")
+    lines.append(f"| Fréchet distance to renders, times that between renders | {times_the_floor(found):.1f} | <= 3 |")
+    return "\n".join(lines)
+
+
+def readme() -> str:
+    """The README with its table made anew."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.sub(f"{BEGIN}.*?{END}", f"{BEGIN}\n{readme_table()}\n{END}", text, count=1, flags=re.DOTALL)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    pages = {FOLDER / "README.md": model_card(), FOLDER / "DATA_CARD.md": data_card(), ROOT / "README.md": readme()}
+    for file, text in pages.items():
+        file.write_text(text, encoding="utf-8")
+        print(f"wrote {file.relative_to(ROOT)}")
+
+
 if __name__ == "__main__":
-    (FOLDER / "README.md").write_text(model_card(), encoding="utf-8")
-    (FOLDER / "DATA_CARD.md").write_text(data_card(), encoding="utf-8")
-    print(f"wrote README.md and DATA_CARD.md in {FOLDER.name}/")
+    main()

@@ -1,9 +1,12 @@
-"""The cards say what was measured."""
+"""Cards, README and pages say what was measured, and nothing else."""
 
 import importlib.util
 import json
+import re
 
-from ldm_tutorial.models import WEIGHTS
+import pytest
+
+from ldm_tutorial.measure.report import GOALS
 from tests.run import ROOT
 
 spec = importlib.util.spec_from_file_location("cards", ROOT / "benchmarks" / "cards.py")
@@ -11,15 +14,100 @@ cards = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cards)
 
 
-def test_cards_are_made_from_the_measured_numbers():
-    again = "write them again with `python benchmarks/cards.py`"
-    assert (WEIGHTS.parent / "README.md").read_text(encoding="utf-8") == cards.model_card(), again
-    assert (WEIGHTS.parent / "DATA_CARD.md").read_text(encoding="utf-8") == cards.data_card(), again
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def results(name: str) -> dict:
+    return json.loads(text_of(f"benchmarks/results/{name}.json"))
+
+
+@pytest.mark.parametrize(
+    "name, make",
+    [
+        ("ldm_tutorial/weights/README.md", cards.model_card),
+        ("ldm_tutorial/weights/DATA_CARD.md", cards.data_card),
+        ("README.md", cards.readme),
+    ],
+)
+def test_made_from_the_measured_numbers(name, make):
+    assert text_of(name) == make(), "write them again with `python benchmarks/cards.py`"
 
 
 def test_measured_numbers_have_counts_and_intervals():
-    found = json.loads((WEIGHTS.parent / "evaluation.json").read_text())
-    assert found.keys() == cards.GOALS.keys()
+    found = json.loads(text_of("ldm_tutorial/weights/evaluation.json"))
+    assert found.keys() <= GOALS.keys()
     for key, number in found.items():
         assert number["low"] <= number["value"] <= number["high"], key
-        assert number["n"] >= 5, key
+        assert number["n"] >= 3, key
+
+
+def test_what_was_not_measured_is_named():
+    card, found = cards.model_card(), cards.measured()
+    absent = [what for key, (what, _, _) in GOALS.items() if key not in found]
+    assert ("Not measured with these weights" in card) == bool(absent)
+    assert all(what in card for what, _, _ in GOALS.values())
+
+
+def test_a_missed_goal_is_named(monkeypatch):
+    found = cards.measured()
+    assert "psnr" in found
+    low = found | {"psnr": {"value": 29.0, "n": 5, "low": 28.0, "high": 29.5}}
+    low |= {"frechet": found["frechet"] | {"value": 4 * found["frechet_real"]["value"]}}
+    monkeypatch.setattr(cards, "measured", lambda: low)
+    card = cards.model_card()
+    assert "Goals not reached: reconstruction of validation renders, dB; Fréchet distance at most 3 times" in card
+    assert "| reconstruction of validation renders, dB | 29 (28 to 29.5; n = 5) | >= 30: not reached |" in cards.readme()
+
+
+def test_seconds_are_fastest_and_slowest():
+    line = next(line for line in cards.model_card().splitlines() if "seconds for one picture" in line)
+    number = cards.measured()["seconds_per_image"]
+    assert f"fastest {number['low']:.3g}, slowest {number['high']:.3g}" in line
+
+
+def test_other_ways_of_sampling(monkeypatch, tmp_path):
+    assert cards.way({"sampler": "ddim", "steps": 20, "guidance_scale": 3.0, "guidance_interval": [0.0, 1.0]}) == (
+        "ddim, 20 steps, guidance 3.0 in every step"
+    )
+    monkeypatch.setattr(cards, "RESULTS", tmp_path)
+    assert cards.other_ways() == ""
+    rate, distance = {"value": 0.995}, {"value": 0.25}
+    sampling = {"sampler": "unipc", "steps": 12, "guidance_scale": 2.0, "guidance_interval": [0.15, 0.75]}
+    row = {"sampling": sampling, "right_trained": rate, "right_held_out_dev": rate, "kid": distance, "frechet": distance}
+    content = {"pictures": 8, "rows": [row | {"seconds": 0.5}], "floor": {"kid": distance, "frechet": distance}}
+    (tmp_path / "choose_sampling.json").write_text(json.dumps(content))
+    assert "unipc, 12 steps, guidance 2.0 from 15% to 75% of the run" in cards.other_ways() and "99.5%" in cards.other_ways()
+
+
+def test_the_readme_says_what_the_record_says():
+    minutes, share = re.search(r"measured: (\d+) minutes, then ([\d.]+%) of held-out", text_of("README.md")).groups()
+    record = text_of("benchmarks/training.md")
+    assert f"{minutes} minutes" in record and share in record
+    low, high = map(float, re.search(r"then ([\d.]+) to ([\d.]+) times the pipeline's speed", text_of("README.md")).groups())
+    compiled = [results("sampler")[f"batch_{n}_compiled"]["ratio"] for n in (1, 16)]
+    assert all(low <= ratio <= high for ratio in compiled)
+
+
+def test_the_page_of_losses_says_what_was_measured():
+    page, last = text_of("docs/losses.md"), results("loss_curves")["last_20_steps"]
+    healthy, high, slow, unscaled, wrong, few = last.values()
+    assert f"({healthy:.2f} after 120 steps)" in page and f"({slow:.2f} after 120 steps)" in page
+    assert f"({unscaled:.2f} against {healthy:.2f})" in page and f"({few:.2f})" in page
+    assert f"comes back to {high:.2f} and stays" in page and round(wrong) == 1
+
+
+def test_the_page_of_scale_says_what_was_measured():
+    page, found = text_of("docs/scale.md"), results("scale")
+    ours, theirs = found["course"], found["stable_diffusion_512"]
+    assert (
+        f"| parameters: U-Net | {ours['parameters']['unet'] / 1e6:.1f} M | {theirs['parameters']['unet'] / 1e6:.1f} M" in page
+    )
+    small = found["stable_diffusion_256"]["flops"]["unet"] / 1e9
+    assert (
+        f"| U-Net, once | {ours['flops']['unet'] / 1e9:.2f} GFLOPs | {small:.0f} | {theirs['flops']['unet'] / 1e9:.0f} |"
+        in page
+    )
+    assert f"| draw one, 20 guided steps | {found['seconds_a_picture']['drawing_20_guided_steps']:.2f} s |" in page
+    ratio = theirs["flops"]["draw_20_guided_steps"] / ours["flops"]["draw_20_guided_steps"]
+    assert f"costs {round(ratio, -2):,.0f} times ours" in page

@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 
-from ldm_tutorial.curios import held_out, pairs, plain
-from ldm_tutorial.models import WEIGHTS, check_files, load_clip, load_models
+from ldm_tutorial.checkpoints import WEIGHTS, check_files, load_models
+from ldm_tutorial.curios import plain
+from ldm_tutorial.measure.judge import JUDGE, labels_of, load_judge, predict
+from ldm_tutorial.measure.pictures import expected_prompts
 from ldm_tutorial.sampling import generators as streams
 from ldm_tutorial.sampling import initial_latents, sample, sample_latents
 
@@ -20,11 +22,11 @@ def models():
     return load_models()
 
 
-def test_files_are_whole_small_and_safetensors_only():
+def test_files_are_whole_small_and_run_no_code():
     check_files(WEIGHTS)
     files = [f for f in WEIGHTS.rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) < 16e6
-    assert {f.suffix for f in files} <= {".safetensors", ".json"}
+    assert {f.suffix for f in files} <= {".safetensors", ".json", ".onnx"}
     listed = set(json.loads((WEIGHTS / "checksums.json").read_text()))
     assert listed == {f.relative_to(WEIGHTS).as_posix() for f in files} - {"checksums.json"}
 
@@ -53,14 +55,19 @@ save_file({"image": image.contiguous()}, out)
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
 
-def test_pictures_match_their_prompts_better_than_other_prompts(models):
-    """CLIP names 24 generated pictures among all 288 pairs, held-out and trained ones; chance is 0.3%."""
-    clip, every = load_clip(), pairs("all")
-    asked = [p for p in every if held_out(*p)][::4] + [p for p in every if not held_out(*p)][::19]
-    drawn = sample(models, [plain(*p) for p in asked], list(range(len(asked))), progress=False)
-    tokens = models.tokenizer([plain(*p) for p in every], padding=True, return_tensors="pt").to(clip.device)
-    pixels = torch.as_tensor(drawn).permute(0, 3, 1, 2).float().to(clip.device) / 127.5 - 1
-    with torch.no_grad():
-        named = clip(**tokens, pixel_values=pixels).logits_per_image.argmax(1)
-    right = sum(every[i] == p for i, p in zip(named.tolist(), asked, strict=True))
-    assert right >= 0.5 * len(asked), f"{right} of {len(asked)}"
+def test_pictures_show_what_they_were_asked_for(models):
+    """One picture of each held-out pair for measuring and of 12 trained pairs, by both judges. Published are more than 99% (by
+    the first): of 33, four wrong ones would be a matter of one in a thousand. The next prompt's answer is the control."""
+    wanted = expected_prompts("train", 247)[::21] + expected_prompts("held_out_test", 21)
+    drawn = sample(models, [plain(*w) for w in wanted], list(range(len(wanted))), progress=False)
+    labels = labels_of(wanted)[:, :2]
+    assert len(wanted) == 33
+    for name in ("judge",):
+        seen = predict(load_judge(name), drawn)[:, :2]
+        assert (seen == labels).all(1).sum() >= 30, name
+        assert (seen == labels.roll(1, 0)).all(1).sum() <= 2, name
+
+
+def test_judges_are_small():
+    assert {f.name for f in JUDGE.iterdir()} == {"checksums.json", "judge.safetensors"}
+    assert all(f.stat().st_size <= 1.55e6 for f in JUDGE.glob("*.safetensors"))

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from ..files import atomic_write
+from ..files import atomic_write, disk_errors
 from ..images import to_model
 from . import render
 from .shapes import OBJECTS as SHAPES
@@ -108,7 +108,7 @@ def render_block(split: str, start: int, stop: int, seed: int, size: int, device
     found = _read(path)
     if found:
         return found
-    try:
+    with disk_errors(path.parent, "name another folder in LDM_TUTORIAL_CACHE"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             found = _read(path)  # another process may have rendered it meanwhile
@@ -117,9 +117,6 @@ def render_block(split: str, start: int, stop: int, seed: int, size: int, device
                 images, masks = found = _draw(scenes, size, device)
                 with atomic_write(path) as scratch:
                     save_file({"images": images, "masks": masks}, scratch, {"sha256": _sha256(images, masks)})
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Can't write to {path.parent} ({reason}): name another folder in LDM_TUTORIAL_CACHE.") from None
     return found
 
 

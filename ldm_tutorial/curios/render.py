@@ -144,7 +144,7 @@ def _march(shape: Shape, o: Tensor, d: Tensor, start: Tensor, end: Tensor, near:
 
 
 def _trace(shape: Shape, rays: Rays, count: int, big: int, block: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hits of a chunk: picture index, pixel, point and direction. Thick rays for blocks of pixels go first and find where the thin
+    """Hits of a chunk: picture, pixel, point and direction. Thick rays for blocks of pixels go first and find where the thin
     ones may start (cone marching: the radius is that of the block at its distance), which saves most of the steps."""
     device, small = rays.eye.device, big // block
     who = torch.arange(count, device=device).repeat_interleave(small * small)

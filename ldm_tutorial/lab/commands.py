@@ -338,7 +338,7 @@ def check_evaluate(model: Path, about: About, data: str | None, sheet: Path | No
             page = str(model / "evaluation.html")
             raise UserError(f"{str(model)!r} was trained on pictures of one's own: name them with --data, or read {page!r}.")
         if sheet is not None:
-            raise UserError(f"--sheet shows the pairs of Curios, of which {str(model)!r} knows none: leave it out.")
+            raise UserError(f"--sheet and --disagreements show pairs of Curios; {str(model)!r} knows none: leave them out.")
     elif data is not None:
         raise UserError(f"--data goes with a model that was trained on pictures of one's own, and {str(model)!r} was not.")
     elif about.kind == "unknown":
@@ -367,13 +367,16 @@ def evaluate(
     quick: Annotated[bool, Option("--quick", help="Fewer pictures: a rougher answer in minutes.")] = False,
     json_file: Json = None,
     sheet: Annotated[Path | None, Option(help="Also draw one generated picture a pair into this PNG.")] = None,
+    disagreements: Annotated[
+        Path | None, Option(help="Also draw the pictures that the two judges name differently into this PNG.")
+    ] = None,
     model: Annotated[Path, Option(help="A folder of `ldm train`; unset: the shipped one.", show_default=False)] = WEIGHTS,
     data: Data = None,
 ) -> None:
     """Measure a model: every number with its count and its 95% interval (2 CPU cores: up to 40 minutes, --quick 5)."""
     about = read_about(model)
-    check_evaluate(model, about, data, sheet)
-    for file, suffix in ((json_file, ".json"), (sheet, ".png")):
+    check_evaluate(model, about, data, sheet or disagreements)
+    for file, suffix in ((json_file, ".json"), (sheet, ".png"), (disagreements, ".png")):
         if file is not None:
             check_file(file, suffix)
 
@@ -402,6 +405,10 @@ def evaluate(
         one_each = evaluation.one_a_pair(models, pictures, evaluation.SIZES[size]["prompts"])
         save_picture(contact_sheet(images=one_each), sheet)
         made.append(f"wrote {sheet}")
+    if disagreements is not None:
+        differing = evaluation.draw_disagreements(pictures, load_judge(), load_judge("second"))
+        save_picture(differing, disagreements)
+        made.append(f"wrote {disagreements}")
     print("\n".join([text, *made]))
 
 

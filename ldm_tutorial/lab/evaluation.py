@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import subprocess
 import sys
 import tempfile
@@ -11,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel
 
 from ..curios import BACKGROUNDS, Curios, pairs, plain
 from ..images import psnr, to_model
-from ..measure.judge import Judge, labels_of, load_judge, names_of, predict, predict_with_features
+from ..measure.judge import Judge, labels_of, names_of, predict, predict_with_features
 from ..measure.maps import heat_map_scores
 from ..measure.metrics import average, kernel_distance, nearest, rate, rate_by_group, spread
 from ..measure.pictures import ARTICLE_PROMPT, expected_prompts, free_wording, is_accepted, renders, sample_many, to_64
@@ -25,28 +27,28 @@ from ..models import Models
 from ..sampling import sample
 from ..settings import DEFAULT_SAMPLING, Sampling
 
-# Prompts of each kind, avocado armchairs, article's prompts, seeds a prompt in free wording, reconstructions, heat maps,
-# training pictures
+# Prompts of each kind, avocado armchairs, article's prompts, seeds a prompt in free wording, reconstructions, views a caption
+# for CLIP, heat maps, training pictures
 SIZES = {
-    "full": {"prompts": 2048, "avocado": 100, "article": 20, "free": 4, "psnr": 1024, "maps": 512, "train": 16_384},
-    "quick": {"prompts": 164, "avocado": 24, "article": 8, "free": 1, "psnr": 128, "maps": 96, "train": 2_048},
+    "full": {"prompts": 2048, "avocado": 100, "article": 20, "free": 4, "psnr": 1024, "views": 2, "maps": 512, "train": 16_384},
+    "quick": {"prompts": 164, "avocado": 24, "article": 8, "free": 1, "psnr": 128, "views": 1, "maps": 96, "train": 2_048},
 }
 
 
 @torch.no_grad()
-def clip_top1(clip: CLIPModel, tokenizer, choices: int = 256) -> dict:
+def clip_top1(clip: CLIPModel, tokenizer, views: int = 2, choices: int = 256) -> dict:
     """How often CLIP picks the right one of 256 captions for a render of a held-out pair, each caption naming object, material
-    and background, all different: the 168 of "held_out_test", two views of each, and others of "held_out_dev" as rivals."""
+    and background, all different: the 168 of "held_out_test", so many views of each, and others of "held_out_dev" as rivals."""
     device = clip.device
     tested = [(o, m, b) for o, m in pairs("held_out_test") for b in BACKGROUNDS]
     rivals = [(o, m, b) for o, m in pairs("held_out_dev") for b in BACKGROUNDS]
     captions = [plain(*w) for w in (tested + rivals)[:choices]]
-    images, _ = renders(tested * 2, seed=77, progress=False, size=clip.config.vision_config.image_size)
+    images, _ = renders(tested * views, seed=77, progress=False, size=clip.config.vision_config.image_size)
     ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids.to(device)
     text = clip(input_ids=ids, pixel_values=to_model(images[:1]).to(device)).text_embeds
     image = torch.cat([clip(input_ids=ids[:1], pixel_values=to_model(x).to(device)).image_embeds for x in images.split(128)])
-    right = (image @ text.T).argmax(1).cpu() == torch.arange(len(tested)).repeat(2)
-    return rate_by_group(right, [f"{o} {m}" for o, m, _ in tested * 2])
+    right = (image @ text.T).argmax(1).cpu() == torch.arange(len(tested)).repeat(views)
+    return rate_by_group(right, [f"{o} {m}" for o, m, _ in tested * views])
 
 
 def seconds(work: Callable[[int], object], times: int) -> dict:
@@ -106,29 +108,30 @@ def evaluate(
     size: str = "full",
     progress: bool = True,
     sampling: Sampling = DEFAULT_SAMPLING,
+    second: Judge | None = None,
 ) -> tuple[dict, Tensor]:
     """Every number of :data:`GOALS`, each ``{"value", "n", "low", "high"}``, and the generated pictures uint8 [N, 64, 64, 3]
-    (a smaller model's enlarged), in the order of :func:`evaluated_prompts`."""
+    (a smaller model's enlarged), in the order of :func:`evaluated_prompts`. Without a second judge its two numbers are left
+    out."""
     n, how = SIZES[size], {"sampler": dataclasses.asdict(sampling)}
-    second = load_judge("second")
     out = _seconds(models, sampling)
     real = Curios("validation", n["psnr"], 9, models.resolution, progress).images
     decoded = [psnr(to_model(x), models.decode(models.encode(to_model(x))).cpu()) for x in real.split(64)]
     out["psnr"] = average(torch.cat(decoded))
-    out["clip_top1"] = clip_top1(clip, models.tokenizer)
+    out["clip_top1"] = clip_top1(clip, models.tokenizer, n["views"])
     out |= heat_map_scores(models, n["maps"], progress)
 
     wanted, half = evaluated_prompts(n["prompts"]), n["prompts"]
     pictures = to_64(sample_many(models, [plain(*w) for w in wanted], 100_000, progress, sampling=sampling))
     seen, features = predict_with_features(judge, pictures)
-    seen_by_second = predict(second, pictures)
     right = seen == labels_of(wanted)
     follows = right[:, :2].all(1)
     names = [f"{object} {material}" for object, material, _ in wanted]
     out["prompt_trained"] = rate_by_group(follows[:half], names[:half]) | how
     out["prompt_heldout"] = rate_by_group(follows[half:], names[half:]) | how
     out["background"] = rate(right[:, 2]) | how
-    out["judges_agree"] = rate((seen == seen_by_second).all(1)) | how
+    if second:
+        out["judges_agree"] = rate((seen == predict(second, pictures)).all(1)) | how
 
     armchair = labels_of([("armchair", "avocado", "pink")])[:, :2]
     for key, prompt in (("avocado", plain("armchair", "avocado")), ("article", ARTICLE_PROMPT)):
@@ -141,14 +144,15 @@ def evaluate(
     views = [renders(wanted, seed, progress)[0] for seed in (91, 92)]
     (verdicts, first), (_, other) = (predict_with_features(judge, view) for view in views)
     out["judge_validation"] = rate((verdicts == labels_of(wanted)).all(1))
-    out["second_judge_validation"] = rate((predict(second, views[0]) == labels_of(wanted)).all(1))
+    if second:
+        out["second_judge_validation"] = rate((predict(second, views[0]) == labels_of(wanted)).all(1))
     out["frechet"], out["frechet_real"] = spread(features, first) | how, spread(other, first)
     out["kid"], out["kid_real"] = kernel_distance(features, first) | how, kernel_distance(other, first)
     training = Curios("train", n["train"], progress=progress).images
     some = slice(0, None, max(1, len(wanted) // 256))
     out["nearest_generated"] = average(nearest(pictures[some], training))
     out["nearest_real"] = average(nearest(views[0][some], training))
-    return {key: out[key] for key in GOALS}, pictures
+    return {key: out[key] for key in GOALS if key in out}, pictures
 
 
 def _seconds(models: Models, sampling: Sampling) -> dict[str, dict]:
@@ -173,10 +177,10 @@ def one_a_pair(models: Models, pictures: Tensor, n: int) -> Tensor:
     return torch.stack([found[pair] for pair in pairs("all")])
 
 
-def draw_disagreements(pictures: Tensor, judge: Judge, second: Judge):
-    """All pictures of :func:`evaluate` that the two judges name differently, as a matplotlib figure: over each what was asked
-    for, what the first judge saw and what the second one saw."""
-    from ..notebook.figures import pictures as figure_of
+def draw_disagreements(pictures: Tensor, judge: Judge, second: Judge) -> Image.Image:
+    """All pictures of :func:`evaluate` that the two judges name differently: over each stands what was asked for, what the
+    first judge saw and what the second one saw."""
+    from ..notebook import figures
 
     wanted = evaluated_prompts(len(pictures) // 2)
     seen, others = names_of(predict(judge, pictures)), names_of(predict(second, pictures))
@@ -187,4 +191,5 @@ def draw_disagreements(pictures: Tensor, judge: Judge, second: Judge):
         titles.append("\n".join(f"{who}: {', '.join(names)}" for who, names in lines.items()))
     title = f"the judges differ on {len(apart)} of {len(pictures)} pictures"
     shown = pictures[apart] if apart else torch.full_like(pictures[:1], 255)
-    return figure_of(list(shown), titles, columns=5, size=2.2, title=title)
+    figure = figures.pictures(list(shown), titles, columns=5, size=2.2, title=title)
+    return Image.open(io.BytesIO(figures.png(figure)))

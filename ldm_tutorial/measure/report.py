@@ -59,7 +59,7 @@ def table(found: dict) -> str:
     """The numbers as lines of text. Where a count is followed by another one in brackets, the pictures are of so many pairs or
     prompts, and the interval counts these."""
     lines = [f"{'':58s} {'value':>8s}  {'95% interval':>28s} {'n':>10s}  goal"]
-    for key in GOALS:
+    for key in found:
         what, value, between, n, verdict = row(key, found[key])
         lines.append(f"{what:58s} {value:>8s}  {between:>28s} {n:>10s}  {verdict}".rstrip())
     ratio = found["frechet"]["value"] / max(found["frechet_real"]["value"], 1e-9)
