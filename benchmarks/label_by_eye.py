@@ -45,14 +45,14 @@ def weights() -> str:
 
 def write_sheets() -> None:
     """Numbered pictures without their prompts, 20 a sheet, and a file for the labels."""
-    from ldm_tutorial.notebook.figures import pictures as figure_of
+    from ldm_tutorial.notebook.figures import pictures as sheet_of
 
     SHEETS.mkdir(parents=True, exist_ok=True)
     drawn = generated()
     for first in range(0, COUNT, 20):
         numbers = [f"{first + k + 1}" for k in range(20)]
-        figure = figure_of(list(drawn[first : first + 20]), numbers, columns=5, size=2.2)
-        figure.savefig(SHEETS / f"sheet_{first // 20 + 1}.png")
+        sheet = sheet_of(list(drawn[first : first + 20]), numbers, columns=5, size=1.92)
+        sheet.save(SHEETS / f"sheet_{first // 20 + 1}.png")
     empty = {"weights": weights(), "how": "", "labels": {f"{k + 1}": "" for k in range(COUNT)}}
     file = SHEETS / "labels_by_eye.json"
     file.write_text(json.dumps(empty, indent=1) + "\n", encoding="utf-8")

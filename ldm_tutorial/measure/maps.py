@@ -81,8 +81,8 @@ def heat_map_scores(models: Models, n: int, progress: bool = True) -> dict[str, 
     A map is the mean of some heads' logarithms. Which heads, which timestep and which threshold is chosen once on renders of
     other pairs (trained ones and "held_out_dev"), then measured on trained ones and "held_out_test".
     """
-    size, few = models.resolution, min(n, 64)
-    wanted = expected_prompts("train", few) + expected_prompts("held_out_dev", few)
+    size = models.resolution
+    wanted = expected_prompts("train", 64) + expected_prompts("held_out_dev", 64)
     images, masks = renders(wanted, 81, progress, size)
     how = choose_maps(models, wanted, images, masks)
     centre = masks.float().mean(0)
