@@ -62,6 +62,7 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1), nn.Tanh())
 
     def forward(self, noise: Tensor) -> Tensor:
+        """Noise [B, 64] -> pictures [B, 3, 64, 64] in -1..1."""
         return self.layers(noise[:, :, None, None])
 
 
@@ -77,7 +78,7 @@ def build_discriminator(width: int = 24) -> nn.Module:
     return nn.Sequential(*layers, spectral_norm(nn.Conv2d(8 * width, 1, 4)))
 
 
-def cut_skips(unet: nn.Module) -> nn.Module:
+def cut_skips(unet):
     """Let zeros arrive where a ``UNet2DModel``'s up blocks expect what the down blocks saw: same class, same parameters."""
 
     def cut(block, inputs):

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ def save_baseline(name: str, model: nn.Module, record: dict, folder: str | Path)
     scratch = folder / f".{name}.{os.getpid()}.part"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    half = copy.deepcopy(model).cpu().half()
+    half: Any = copy.deepcopy(model).cpu().half()  # diffusers' and transformers' classes, or the GAN's
     if name == "gan":
         save_file(half.state_dict(), scratch / "model.safetensors")
     else:
@@ -75,6 +76,7 @@ class BaselineTrainer:
 
     @functools.cached_property
     def data(self):
+        """The renders that all of them learn from."""
         return Curios("train", min(RENDERS, max(256, round(RENDERS * self.scale))), SEED)
 
     @functools.cached_property
@@ -99,7 +101,8 @@ class BaselineTrainer:
         teach = getattr(self, f"_{kind}" if kind in ("vae", "gan", "clip") else "_diffusion")
         losses = teach(name, model, recipe, {"on_step": clock, "progress": progress})
         if len(losses) < recipe.steps:
-            raise Interrupted(f"{name} was stopped at step {len(losses)} of {recipe.steps}: the same command goes on from there.")
+            done = f"step {len(losses)} of {recipe.steps}"
+            raise Interrupted(f"{name} was stopped at {done}: the same command goes on from there.")
         every = -(-len(losses) // 200)
         thin = [round(part.mean().item(), 4) for part in torch.as_tensor(losses).split(every)]
         record = {"losses": thin, "seconds": round(clock.seconds[-1]), "steps": recipe.steps, "batch": recipe.batch}
@@ -107,9 +110,10 @@ class BaselineTrainer:
         save_baseline(name, model, record, self.out)
 
     def _fit(self, name: str, loss: nn.Module, draw, recipe: Recipe, options: dict, *learnt_from) -> Tensor:
-        return fit(name, loss, draw, recipe, self.folder, data_fingerprint=fingerprint(str(RENDER_VERSION), str(self.scale), *learnt_from), **options)
+        learned_from = fingerprint(str(RENDER_VERSION), str(self.scale), *learnt_from)
+        return fit(name, loss, draw, recipe, self.folder, data_fingerprint=learned_from, **options)
 
-    def _vae(self, name: str, vae: nn.Module, recipe: Recipe, options: dict) -> Tensor:
+    def _vae(self, name: str, vae, recipe: Recipe, options: dict) -> Tensor:
         _, depth, weight = VAES.get(name, (0, 8, 1e-6))
         kinds, materials = list(MATERIALS), self.data.materials
         gold = materials == kinds.index("gold")
@@ -203,7 +207,8 @@ class _Clock:
     """Seconds of one processor core, carried over an interruption (a busy machine does not make them longer)."""
 
     def __init__(self, path: Path):
-        self.path, self.last = path, None
+        self.path = path
+        self.last: float | None = None
         self.seconds = json.loads(path.read_text()) if path.exists() else []  # after each step
 
     def __call__(self, step: int, loss: float) -> None:
