@@ -54,12 +54,25 @@ class CLIPLoss(nn.Module):
         out = self.clip(input_ids=input_ids, pixel_values=images)
         image, text = out.image_embeds, out.text_embeds  # [B, 128], of length 1
         if dist.is_initialized():
-            from torch.distributed.nn.functional import all_gather
-
-            image, text = torch.cat(all_gather(image)), torch.cat(all_gather(text))
+            image, text = gather_rows(image), gather_rows(text)
         with torch.autocast(image.device.type, enabled=False):  # times 100, bfloat16's rounding would be half a unit
             scale = self.clip.logit_scale.exp().clamp(max=100)
             return contrastive_loss(image.float(), text.float(), scale)
+
+
+def gather_rows(own: Tensor) -> Tensor:
+    """This process's rows [b, D] -> the rows of all processes [B, D].
+
+    Gradients reach one's own rows only, multiplied by the number of processes: averaged over the processes, as they will be,
+    they are the gradients of the whole.
+    """
+    count = dist.get_world_size()
+    rows = [torch.empty_like(own) for _ in range(count)]
+    dist.all_gather(rows, own.detach().contiguous())
+    if own.requires_grad:
+        own.register_hook(lambda grad: count * grad)
+    rows[dist.get_rank()] = own
+    return torch.cat(rows)
 
 
 @torch.no_grad()

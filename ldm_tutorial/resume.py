@@ -171,9 +171,7 @@ class ResumableRun:
 
     def _note(self, number: int, _) -> None:
         self._interrupted = True
-        # Of several processes each hears of a Ctrl-C twice, from the terminal and from the launcher, which kills later.
-        if self.processes.num_processes == 1:
-            signal.signal(number, self._handlers[number])  # a second one interrupts at once
+        signal.signal(number, self._handlers[number])  # a second one interrupts at once
 
     def __exit__(self, kind, error, _) -> None:
         try:

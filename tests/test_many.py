@@ -230,7 +230,7 @@ print(f"rank {rank} made {len(made)} steps", flush=True)
 
 @pytest.mark.slow
 def test_ctrl_c_for_all_of_them_loses_nothing(tmp_path):
-    """A terminal sends it to the launcher and to each process, and the launcher sends it to each once more."""
+    """A terminal sends it to the launcher, which passes it on to each process."""
     run = launch(tmp_path, INTERRUPTED)
     wait_for_step(tmp_path, run, 4)
     os.killpg(run.pid, signal.SIGINT)
