@@ -8,7 +8,6 @@ one, the one that asks the U-Net least often.
 
 from machine import clock, options, store
 
-BATCH = 32
 CLOSE = 0.005  # shares of right pictures that count as equal
 
 
@@ -73,7 +72,7 @@ def main() -> None:
     rows = []
     for sampling in candidates()[: 3 if given.quick else None]:
         start = clock()
-        pictures = sample_many(models, prompts, 700_000, progress=False, batch=BATCH, sampling=sampling)
+        pictures = sample_many(models, prompts, 700_000, progress=False, sampling=sampling)
         seconds = (clock() - start) / len(wanted)
         verdicts, features = predict_with_features(judge, pictures)
         right = (verdicts == labels)[:, :2].all(1)

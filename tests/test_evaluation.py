@@ -128,7 +128,18 @@ def test_disagreements(monkeypatch):
     assert all(text.startswith("asked: ") and "first: " in text and "second: " in text for text in titles)
 
 
-@pytest.mark.slow
-def test_the_command_is_timed():
-    found = evaluation.seconds_of_command("--help", times=1)
-    assert 0.1 < found["low"] <= found["value"] <= found["high"] < 120
+def test_seconds(monkeypatch):
+    """The median, the fastest and the slowest, of a picture and of the whole command; the warm-up does not count."""
+    now, taken = [0.0], iter([9.0, 1.0, 5.0, 2.0, 4.0, 3.0, 30.0, 10.0, 20.0])
+    commands = []
+
+    def work(*_, **__):
+        now[0] += next(taken)
+
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(evaluation, "sample", work)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or work())
+    found = evaluation.seconds_of_pictures(None, Sampling())
+    assert found["seconds_per_image"] == {"value": 3.0, "n": 5, "low": 1.0, "high": 5.0}
+    assert found["seconds_generate"] == {"value": 20.0, "n": 3, "low": 10.0, "high": 30.0}
+    assert len(commands) == 3 and commands[0][2:4] == ["ldm_tutorial.lab.cli", "generate"]

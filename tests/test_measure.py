@@ -21,7 +21,7 @@ from ldm_tutorial.measure.metrics import (
     rate_by_group,
     spread,
 )
-from ldm_tutorial.measure.pictures import FREE_WORDING, expected_prompts, free_wording, is_accepted, renders, to_64
+from ldm_tutorial.measure.pictures import FREE_WORDING, accepted_prompt, expected_prompts, free_wording, renders, to_64
 from ldm_tutorial.measure.report import GOALS, row, table
 
 
@@ -141,9 +141,9 @@ def test_free_wording_is_halved_by_prompt():
     assert len(FREE_WORDING.read_text(encoding="utf-8").splitlines()) == 400
 
 
-def test_what_is_accepted(tokenizer):
-    assert is_accepted("a mug made of gold", tokenizer)
-    assert not is_accepted("", tokenizer) and not is_accepted("a mug " * 100, tokenizer)
+def test_what_accepted_prompt(tokenizer):
+    assert accepted_prompt("  a mug made of gold\n", tokenizer) == "a mug made of gold"
+    assert accepted_prompt("", tokenizer) is None and accepted_prompt("a mug " * 100, tokenizer) is None
 
 
 def test_smaller_pictures_are_enlarged():

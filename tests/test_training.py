@@ -698,8 +698,10 @@ def test_a_full_disk_before_the_training(on_the_cpu, tmp_path, tiny, curios, fil
     assert str(tmp_path / what) in one_sentence(error) and not list(tmp_path.iterdir())
 
 
-def test_the_judge_learns_from_all_pairs(on_the_cpu, tmp_path, curios):
-    judge = lab.train_judge(curios, TRIAL.judge, tmp_path, progress=False)
+@pytest.mark.parametrize("name", ["judge", "second"])
+def test_the_judges_learn_from_all_pairs(on_the_cpu, tmp_path, curios, name):
+    judge = lab.train_judge(curios, TRIAL.judge, tmp_path, name, progress=False)
+    assert (tmp_path / f"{name}.pt").exists()
     assert [len(x[0]) for x in judge(torch.zeros(1, 3, 64, 64))] == [18, 16, 8]
 
 

@@ -191,7 +191,7 @@ def train(
     elif part == "clip":
         training.train_clip(pictures, training.make_tokenizer(pictures, run), chosen.clip, run, progress=progress)
     elif part == "judge":
-        training.train_and_save_judge(pictures, chosen.judge, run, target, progress)
+        training.train_and_save_judges(pictures, chosen.judge, run, target, progress)
     elif part != "baselines":
         models, clip = training.train_all(pictures, chosen, run, progress=progress)
         if part == "all":

@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -20,7 +19,7 @@ from ..images import psnr, to_model
 from ..measure.judge import Judge, labels_of, names_of, predict, predict_with_features
 from ..measure.maps import heat_map_scores
 from ..measure.metrics import average, kernel_distance, nearest, rate, rate_by_group, spread
-from ..measure.pictures import ARTICLE_PROMPT, expected_prompts, free_wording, is_accepted, renders, sample_many, to_64
+from ..measure.pictures import ARTICLE_PROMPT, accepted_prompt, expected_prompts, free_wording, renders, sample_many, to_64
 from ..measure.report import GOALS
 from ..models import Models
 from ..sampling import sample
@@ -62,12 +61,6 @@ def seconds(work: Callable[[int], object], times: int) -> dict:
     return {"value": taken[times // 2], "n": times, "low": taken[0], "high": taken[-1]}
 
 
-def seconds_of_command(*arguments: str, times: int = 3) -> dict:
-    """The seconds that `ldm ...` takes from the shell to its end; its start-up is most of them."""
-    command = [sys.executable, "-m", "ldm_tutorial.lab.cli", *arguments]
-    return seconds(lambda _: subprocess.run(command, check=True, capture_output=True), times)
-
-
 def free_wording_scores(
     models: Models,
     judge: Judge,
@@ -79,15 +72,15 @@ def free_wording_scores(
     """Object and material right for prompts in free wording (a prompt that is refused counts as wrong), and the background
     where the prompt names it. The intervals are by prompt. With ``half="dev"`` the keys end in ``_dev``."""
     rows = [row for row in free_wording(half) for _ in range(seeds)]
-    accepted = torch.tensor([is_accepted(row["prompt"], models.tokenizer) for row in rows])
-    prompts = [row["prompt"] for row, good in zip(rows, accepted, strict=True) if good]
-    pictures = to_64(sample_many(models, prompts, 400_000, progress, sampling=sampling))
+    prompts = [accepted_prompt(row["prompt"], models.tokenizer) for row in rows]
+    accepted = torch.tensor([prompt is not None for prompt in prompts])
+    pictures = to_64(sample_many(models, [prompt for prompt in prompts if prompt], 400_000, progress, sampling))
     wanted = labels_of([(row["object"], row["material"], row["background"] or BACKGROUNDS[0]) for row in rows])
     right = torch.zeros(len(rows), 3, dtype=torch.bool)
     right[accepted] = predict(judge, pictures) == wanted[accepted]
-    named = torch.tensor([row["background"] is not None for row in rows])
+    named = torch.tensor([bool(row["background"]) for row in rows])
     texts = [row["prompt"] for row in rows]
-    named_texts = [row["prompt"] for row in rows if row["background"] is not None]
+    named_texts = [row["prompt"] for row in rows if row["background"]]
     end = "" if half == "test" else f"_{half}"
     return {
         f"free_wording{end}": rate_by_group(right[:, :2].all(1), texts),
@@ -113,7 +106,7 @@ def evaluate(
     (a smaller model's enlarged), in the order of :func:`evaluated_prompts`. Without a second judge its two numbers are left
     out."""
     n, how = SIZES[size], {"sampler": dataclasses.asdict(sampling)}
-    out = _seconds(models, sampling)
+    out = seconds_of_pictures(models, sampling)
     real = Curios("validation", n["psnr"], 9, models.resolution, progress).images
     decoded = [psnr(to_model(x), models.decode(models.encode(to_model(x))).cpu()) for x in real.split(64)]
     out["psnr"] = average(torch.cat(decoded))
@@ -121,7 +114,7 @@ def evaluate(
     out |= heat_map_scores(models, n["maps"], progress)
 
     wanted, half = evaluated_prompts(n["prompts"]), n["prompts"]
-    pictures = to_64(sample_many(models, [plain(*w) for w in wanted], 100_000, progress, sampling=sampling))
+    pictures = to_64(sample_many(models, [plain(*w) for w in wanted], 100_000, progress, sampling))
     seen, features = predict_with_features(judge, pictures)
     right = seen == labels_of(wanted)
     follows = right[:, :2].all(1)
@@ -134,7 +127,7 @@ def evaluate(
 
     armchair = labels_of([("armchair", "avocado", "pink")])[:, :2]
     for key, prompt in (("avocado", plain("armchair", "avocado")), ("article", ARTICLE_PROMPT)):
-        drawn = to_64(sample_many(models, [prompt] * n[key], 200_000, progress, sampling=sampling))
+        drawn = to_64(sample_many(models, [prompt] * n[key], 200_000, progress, sampling))
         name = {"avocado": "avocado_armchair", "article": "article_prompt"}[key]
         out[name] = rate((predict(judge, drawn)[:, :2] == armchair).all(1)) | how
     for key, number in free_wording_scores(models, judge, "test", n["free"], sampling, progress).items():
@@ -154,13 +147,14 @@ def evaluate(
     return {key: out[key] for key in GOALS if key in out}, pictures
 
 
-def _seconds(models: Models, sampling: Sampling) -> dict[str, dict]:
-    """One picture with the models loaded, and `ldm generate` as a whole."""
+def seconds_of_pictures(models: Models, sampling: Sampling) -> dict[str, dict]:
+    """One picture with the models loaded, and the whole of `ldm generate` from the shell to the file."""
     prompt = "an armchair made of avocado"
     sample(models, [prompt], [0], sampling, progress=False)  # warm up
     one = seconds(lambda k: sample(models, [prompt], [k], sampling, progress=False), 5)
     with tempfile.TemporaryDirectory() as folder:
-        whole = seconds_of_command("generate", prompt, "--out", str(Path(folder) / "picture.png"))
+        command = [sys.executable, "-m", "ldm_tutorial.lab.cli", "generate", prompt, "--out", f"{folder}/picture.png"]
+        whole = seconds(lambda _: subprocess.run(command, check=True, capture_output=True), 3)
     return {"seconds_per_image": one, "seconds_generate": whole}
 
 

@@ -36,7 +36,7 @@ from ..diffusion import DiffusionLoss, build_scheduler, build_unet
 from ..errors import Interrupted, UserError
 from ..files import atomic_write, disk_errors
 from ..images import to_model
-from ..measure.judge import Judge, JudgeLoss, save_judge
+from ..measure.judge import JUDGES, Judge, JudgeLoss, save_judge
 from ..models import Models
 from ..resume import connect_processes
 from ..text import About, train_tokenizer
@@ -267,10 +267,13 @@ def encode_all(models: Models, images: Tensor, folder: Path, made_from: str, pro
     return latents
 
 
-def train_judge(data: Curios, recipe: Recipe, folder: Path, **options) -> Judge:
-    """Train the judge on renders of all pairs: the training pictures of Curios, and as many of each held-out pair."""
-    torch.manual_seed(SEED)
-    judge = Judge()
+def train_judge(data: Curios, recipe: Recipe, folder: Path, name: str = "judge", **options) -> Judge:
+    """Train a judge ("judge" or "second") on renders of all pairs: the training pictures of Curios, and as many of each
+    held-out pair. The second one has seeds of its own."""
+    seed = SEED + list(JUDGES).index(name)
+    torch.manual_seed(seed)
+    judge = JUDGES[name]()
+    recipe = dataclasses.replace(recipe, seed=seed)
     many = len(data) * len(pairs("held_out")) // len(pairs("train"))
     held_out = Curios("held_out", max(1, many), SEED, progress=options.get("progress", True))
     images = torch.cat([data.images, held_out.images])
@@ -285,15 +288,16 @@ def train_judge(data: Curios, recipe: Recipe, folder: Path, **options) -> Judge:
         return {"images": x.roll((dx, dy), (2, 3)), "labels": labels[rows], "corruption": corruption, "noise": noise}
 
     loss = JudgeLoss(judge)
-    fit_to_the_end("judge", loss, sample_batch, recipe, folder, data_fingerprint=fingerprint(images), **options)
+    fit_to_the_end(name, loss, sample_batch, recipe, folder, data_fingerprint=fingerprint(images), **options)
     return judge
 
 
-def train_and_save_judge(data, recipe: Recipe, folder: Path, out: Path, progress: bool = True) -> None:
-    """Train the judge and write it to ``out`` (one process writes)."""
-    judge = train_judge(data, recipe, folder, progress=progress)
-    if connect_processes().is_main_process:
-        save_judge(judge, out)
+def train_and_save_judges(data, recipe: Recipe, folder: Path, out: Path, progress: bool = True) -> None:
+    """Train both judges and write them to ``out`` (one process writes)."""
+    for name in JUDGES:
+        judge = train_judge(data, recipe, folder, name, progress=progress)
+        if connect_processes().is_main_process:
+            save_judge(judge, out, name)
 
 
 def train_all(data, profile: Profile, folder: Path, **options) -> tuple[Models, CLIPModel]:

@@ -19,6 +19,7 @@ from ..settings import DEFAULT_SAMPLING, Sampling
 from ..text import check_prompt
 
 ARTICLE_PROMPT = "3D render an avocado style armchair diffusing into latent space"
+BATCH = 32  # pictures sampled together
 FREE_WORDING = Path(__file__).parent / "free_wording.jsonl"
 
 
@@ -60,31 +61,25 @@ def renders(wanted: list[tuple[str, str, str]], seed: int, progress: bool = True
 
 
 def sample_many(
-    models: Models,
-    prompts: list[str],
-    first_seed: int,
-    progress: bool = True,
-    batch: int = 32,
-    sampling: Sampling = DEFAULT_SAMPLING,
+    models: Models, prompts: list[str], first_seed: int, progress: bool = True, sampling: Sampling = DEFAULT_SAMPLING
 ) -> Tensor:
     """Pictures uint8 [N, 64, 64, 3] for many prompts, seeds counting up from ``first_seed``."""
     from tqdm.auto import tqdm
 
     done = []
-    for i in tqdm(range(0, len(prompts), batch), desc="sample", disable=not progress):
-        some = prompts[i : i + batch]
+    for i in tqdm(range(0, len(prompts), BATCH), desc="sample", disable=not progress):
+        some = prompts[i : i + BATCH]
         seeds = [first_seed + i + k for k in range(len(some))]
         done.append(torch.as_tensor(sample(models, some, seeds, sampling, progress=False)))
     return torch.cat(done)
 
 
-def is_accepted(prompt: str, tokenizer) -> bool:
-    """Whether `ldm generate` would draw a prompt, and not refuse it."""
+def accepted_prompt(prompt: str, tokenizer) -> str | None:
+    """A prompt as `ldm generate` would draw it, or None where it would be refused."""
     try:
-        check_prompt(prompt, tokenizer)
+        return check_prompt(prompt, tokenizer)
     except UserError:
-        return False
-    return True
+        return None
 
 
 def to_64(pictures: Tensor) -> Tensor:
