@@ -97,6 +97,7 @@ def _write(models: Models, folder: Path, clip: CLIPModel | None, about: About | 
         own.tokenizer.backend_tokenizer.no_padding()  # what the last call asked for is no part of the model
         own.tokenizer.backend_tokenizer.no_truncation()
         pipe.save_pretrained(folder)
+        models.scheduler.save_pretrained(folder / "scheduler")  # the pipeline's has been changed
         if clip:
             parts["clip"].save_pretrained(folder / "clip")
     for name in parts:
@@ -159,7 +160,8 @@ def _load(folder: Path, others: dict[str, Path], dtype: torch.dtype, device: str
     except Exception as error:  # a damaged file can raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
         raise UserError(f"The model in {str(folder)!r} can't be loaded: {reason}.") from None
-    models = Models(pipe.vae, pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
+    scheduler = type(pipe.scheduler).from_pretrained(str(folder / "scheduler"))  # as it is: the pipeline has changed its own
+    models = Models(pipe.vae, pipe.unet, pipe.text_encoder, pipe.tokenizer, scheduler)
     check_fit(models)
     longest = models.text_encoder.config.max_position_embeddings
     models.tokenizer.model_max_length = min(models.tokenizer.model_max_length, longest)  # some tokenizers name no length

@@ -40,7 +40,7 @@ def edit_latents(
     if not len(images) == len(prompts) == len(seeds):
         raise UserError(f"{len(images)} pictures need as many prompts and seeds, not {len(prompts)} and {len(seeds)}.")
     new = None if masks is None else _latent_masks(masks, images, models)
-    scheduler = build_sampler(models, sampling.sampler, sampling.steps)
+    scheduler = build_sampler(models, sampling.sampler, sampling.steps, inpainting=masks is not None)
     if not hasattr(scheduler, "add_noise"):
         raise UserError(f"{type(scheduler).__name__} can't add noise to a picture, so it can't edit: choose another sampler.")
     first_step = _first_step(strength, sampling.steps, scheduler)

@@ -32,7 +32,7 @@ OTHERS = "choose another number of steps, or another sampler"
 REFUSALS = (ValueError, NotImplementedError, IndexError, AssertionError)  # how schedulers say what they can't do
 
 
-def build_sampler(models: Models, sampler: str, steps: int):
+def build_sampler(models: Models, sampler: str, steps: int, inpainting: bool = False):
     """A scheduler of diffusers' on the model's own noise schedule, its timesteps set: ``steps`` of them, the noisiest first.
 
     "own" is the scheduler that the checkpoint names (PNDM in Stable Diffusion 1.5, Euler in SD-Turbo).
@@ -42,8 +42,11 @@ def build_sampler(models: Models, sampler: str, steps: int):
     """
     if sampler not in SAMPLER_NAMES:
         raise UserError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLER_NAMES)}.")
-    own = models.scheduler
+    own = copy.copy(models.scheduler)  # takes no time; a new one would take some milliseconds
     _check_schedule(own, sampler, steps)
+    # Settings of old checkpoints that the library's pipelines mend, not all of them the same ones.
+    mended = {"steps_offset": 1, "skip_prk_steps": True} if inpainting else {"steps_offset": 1, "clip_sample": False}
+    own.register_to_config(**{key: value for key, value in mended.items() if key in own.config})
     kind = SAMPLERS.get(sampler, type(own))
     options = {}
     if sampler in ("dpm++", "unipc"):
@@ -52,8 +55,7 @@ def build_sampler(models: Models, sampler: str, steps: int):
     elif "clip_sample" not in own.config:
         options = {"clip_sample": False}  # the other two would hold latents within -1..1, as if they were pixels
     try:
-        # A copy takes no time, a new one some milliseconds.
-        scheduler = copy.copy(own) if type(own) is kind else kind.from_config(own.config, **options)
+        scheduler = own if type(own) is kind else kind.from_config(own.config, **options)
         scheduler.set_timesteps(steps)  # on the CPU: looking up a step there does not wait for a GPU
     except REFUSALS as error:
         raise UserError(f"{steps} steps can't be made with {kind.__name__} ({_reason(error)}): {OTHERS}.") from None
