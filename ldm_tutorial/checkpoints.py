@@ -222,6 +222,8 @@ def check_layout(folder: Path) -> None:
     index = _read_json(folder / "model_index.json")
     held = [name for name, kind in index.items() if isinstance(kind, list) and kind and kind[0]]
     missing = [name for name in PARTS if name not in held]
+    kind = index.get("_class_name", "thing")
+    foreign = [name for name in held if name in PARTS and index[name][0] not in ("diffusers", "transformers")]
     unet = {} if missing else _read_json(folder / "unet" / "config.json")
     given, made = unet.get("in_channels", 4), unet.get("out_channels", 4)
     told = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim", "encoder_hid_dim_type")
@@ -232,13 +234,14 @@ def check_layout(folder: Path) -> None:
         what = "with two text encoders, like SDXL"
     elif missing:
         what = f"without {' and '.join(missing)}"
+    elif foreign or not isinstance(kind, str):
+        what = "with code of its own, which is never run"
     elif given != made:
         what = f"whose U-Net reads {given} channels and writes {made}, as for inpainting or upscaling"
     elif more:
         what = f"whose U-Net wants to be told more than a text ({', '.join(more)})"
     else:
         return
-    kind = index.get("_class_name", "thing")
     take = "these functions take U-Net checkpoints with one text encoder, like Stable Diffusion 1 and 2"
     raise UserError(f"The checkpoint in {str(folder)!r} is a {kind} {what}: {take}.")
 

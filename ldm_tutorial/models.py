@@ -63,7 +63,7 @@ class Models:
         Raises:
             UserError: for a size that the autoencoder can't make.
         """
-        trained = self.unet.config.sample_size
+        trained = self.unet.config.sample_size or 0  # not every checkpoint says
         trained_height, trained_width = (trained, trained) if isinstance(trained, int) else trained
         factor = self.factor
         height = trained_height * factor if height is None else height

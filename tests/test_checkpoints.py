@@ -388,6 +388,27 @@ def test_other_kinds_of_models(layouts, tmp_path, file, values, says):
     one_sentence(error)
 
 
+def test_code_of_a_checkpoint_is_never_run(layouts, tmp_path):
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom diffusers import *\nclass Own(StableDiffusionPipeline): pass\n"
+    for values, place in (({"_class_name": ["own", "Own"]}, "own.py"), ({"unet": ["own", "Own"]}, "unet/own.py")):
+        folder = shutil.copytree(layouts["sd15"], tmp_path / place.replace("/", "-"))
+        (folder / place).write_text(code)
+        change(folder, "model_index.json", **values)
+        with pytest.raises(UserError, match="code of its own, which is never run") as error:
+            load_checkpoint(folder, device="cpu")
+        one_sentence(error)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_that_names_no_size(layouts, tmp_path):
+    folder = shutil.copytree(layouts["sd15"], tmp_path / "sizeless")
+    change(folder, "unet/config.json", sample_size=None)
+    models = load_models(folder, "cpu")
+    with pytest.raises(UserError, match="0 x 0 pixels"):
+        sample(models, ["a mug"], [1], progress=False)
+    assert sample(models, ["a mug"], [1], height=64, width=48, steps=2, progress=False).shape == (1, 64, 48, 3)
+
+
 def test_what_is_no_checkpoint(layouts, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model_index.json").write_text("{")
