@@ -74,18 +74,19 @@ def spread(a: Tensor, b: Tensor, times: int = 20) -> dict:
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> dict:
-    """Kernel distance (KID) between two sets of features [N, D], with its 95% interval. Unlike a Fréchet distance it has no
-    bias: its mean is 0 for two sets from one source, whatever their size, so it can be a little below 0.
+    """Kernel distance (KID) between two sets of features [N, D], with its 95% interval; b is the set of real pictures. Unlike a
+    Fréchet distance it has no bias: its mean is 0 for sets drawn at random from one source, so it can be below 0.
 
-    Bińkowski et al. 2018, a cubic kernel, on 16 separate blocks of both sets; the interval is that of the blocks' mean
-    (Zaremba et al. 2013). Each block has at least 4 pictures.
+    Bińkowski et al. 2018: a cubic kernel, here of features whose root mean square over b is 1, on 16 separate blocks of both
+    sets (each has at least 4 pictures); the interval is that of the blocks' mean (Zaremba et al. 2013).
     """
     from torchmetrics.image.kid import poly_mmd
 
     n = min(len(a), len(b))
     size = max(4, n // 16)
     g = torch.Generator().manual_seed(0)
-    a, b = (x.double()[torch.randperm(len(x), generator=g)] for x in (a, b))  # each block is a mixture of everything
+    scale = b.double().square().mean().sqrt()
+    a, b = (x.double()[torch.randperm(len(x), generator=g)] / scale for x in (a, b))  # each block: a mixture of everything
     blocks = [poly_mmd(a[i : i + size], b[i : i + size]) for i in range(0, n - size + 1, size)]
     return average(torch.stack(blocks)) | {"n": n}
 
