@@ -56,9 +56,11 @@ test-browser: $(STAMP) ## Turn every control of every notebook in a real browser
 site: $(STAMP) ## Make the book from the committed notebooks: docs/_build/html (no network needed)
 	@$(PY) docs/book/build.py
 
-notebooks: $(STAMP) ## Re-execute every notebook in place
-	@LDM_TUTORIAL_STATIC=1 $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
+notebooks: $(STAMP) ## Re-execute every notebook in place, fold its cells by the rule, write docs/claims.md from what was measured
+	@PYTHONDONTWRITEBYTECODE= LDM_TUTORIAL_STATIC=1 $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
+	@$(PY) -m tests.cells --fold
+	@$(PY) docs/make_claims.py
 
 # A training has the machine to itself: there, threads that spin are nearly twice as fast (2 cores, benchmarks/training.md).
 ALONE := env -u OMP_WAIT_POLICY

@@ -1,5 +1,6 @@
 """What nbval cannot see: strict mode passes on a notebook without outputs, so each must be committed executed."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from tests import run
+from tests import cells, run
 from tests.run import ROOT, environment, find_notebooks
 
 MAX_BYTES = 1_500_000
@@ -62,6 +63,75 @@ def notebook_faults(path) -> list[str]:
             if found := MACHINE_PATH.search(text):
                 faults.append(f"cell {number} names a path of one machine: ...{text[found.start() :][:60]!r}")
     return faults
+
+
+IDS = [path.relative_to(ROOT / "notebooks").as_posix() for path in find_notebooks()]
+
+
+@pytest.mark.parametrize("path", find_notebooks(), ids=IDS)
+def test_cells_are_divided_by_kind(path):
+    faults = division_faults(cells.code_cells(cells.read(path)))
+    assert not faults, "\n".join([path.name, *faults])
+
+
+def division_faults(code: list[dict]) -> list[str]:
+    """All that is wrong with how a notebook's code cells are divided and folded, a sentence each."""
+    faults = []
+    for number, cell in enumerate(code, start=1):
+        kinds, source = cells.kinds_of(cell), cells.source_of(cell)
+        if len(kinds) != 1:
+            faults.append(f"code cell {number} is of {len(kinds)} kinds ({', '.join(kinds) or 'none'}), not of one")
+            continue
+        kind, tags = kinds[0], cell["metadata"]["tags"]
+        if cells.is_folded(cell) != cells.should_fold(cell):
+            faults.append(f"code cell {number}, a {kind} of {cells.lines_of(cell)} lines, is not folded as its kind says")
+        if kind != "check" and any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source))):
+            faults.append(f"code cell {number} is a {kind} and asserts: assertions stand in check cells")
+        if kind not in ("check", "proof") and "assert_close(" in source:
+            faults.append(f"code cell {number} is a {kind} and compares: that is for checks and proofs")
+        if kind == "check" and not re.match(r"# Check: .+\.\n", source):
+            faults.append(f"code cell {number} is a check whose first line does not say in a sentence what it checks")
+        for name, belongs in {"claim": "check", "figure": "figure", "proof": "proof"}.items():
+            if kind != belongs and any(tag.startswith(f"{name}-") for tag in tags):
+                faults.append(f"code cell {number} is a {kind} and carries the tag of a {name}")
+        if kind == "proof" and not any(tag.startswith("proof-") for tag in tags):
+            faults.append(f"code cell {number} is a proof without a name")
+    sources = [cells.source_of(cell) for cell in code]
+    return [*faults, *cells.names_of_two_kinds(sources), *cells.shadowed_builtins(sources), *cells.taken_from_checks(code)]
+
+
+def test_faults_of_the_division_are_found():
+    def cell(source, *tags, folded=False):
+        hidden = {"jupyter": {"source_hidden": True}} if folded else {}
+        return {"cell_type": "code", "source": source, "metadata": {"tags": [*tags, *["hide-input"] * folded], **hidden}}
+
+    check = "# Check: x is 1.\nassert x == 1"
+    assert division_faults([cell("x = 1", "lesson"), cell(check, "check", folded=True)]) == []
+    assert len(division_faults([cell("x = 1")])) == 1, "no kind"
+    assert len(division_faults([cell("x = 1", "lesson", "setup")])) == 1, "two kinds"
+    assert len(division_faults([cell("x = 1\nassert x", "lesson")])) == 1, "a lesson that asserts"
+    assert len(division_faults([cell("x = 1", "lesson", folded=True)])) == 1, "a folded lesson"
+    assert len(division_faults([cell("x = 1", "lesson"), cell(check, "check")])) == 1, "a check for all to see"
+    assert len(division_faults([cell("x = 1\n" * 9, "figure")])) == 1, "a long figure for all to see"
+    assert len(division_faults([cell("x = 1", "lesson", "claim-1.1")])) == 1, "a claim in a lesson"
+    assert len(division_faults([cell("x = 1", "check", folded=True)])) == 1, "a check that does not say what it checks"
+    assert len(division_faults([cell("x = 1", "lesson"), cell("x = [1]", "lesson")])) == 1, "one name for two kinds"
+    assert len(division_faults([cell("def x():\n    return 1", "lesson"), cell("x = [1]", "lesson")])) == 1
+    assert len(division_faults([cell("for id in 'ab':\n    print(id)", "lesson")])) == 1, "Python's own name"
+    after = [cell("# Check: y is set.\ny = 1", "check", folded=True), cell("def f():\n    return y", "lesson")]
+    assert len(division_faults(after)) == 1, "a lesson that needs a check"
+    with pytest.raises(ValueError, match="not in both"):
+        cells.is_folded({"metadata": {"tags": ["hide-input"]}})
+
+
+def test_folding_is_one_rule_and_stays():
+    cell = {"source": ["# Check: x.\n", "assert x"], "metadata": {"tags": ["check"], "jupyter": {"outputs_hidden": True}}}
+    cells.fold(cell)
+    cells.fold(cell)
+    assert cell["metadata"] == {"tags": ["check", "hide-input"], "jupyter": {"outputs_hidden": True, "source_hidden": True}}
+    cell["metadata"]["tags"][0] = "lesson"
+    cells.fold(cell)
+    assert cell["metadata"] == {"tags": ["lesson"], "jupyter": {"outputs_hidden": True}}
 
 
 def may_raise(cell) -> bool:
