@@ -41,7 +41,7 @@ def main() -> None:
     for sampler, counts in STEPS.items():
         for steps in counts[:2] if given.quick else counts:
             drawn: list[torch.Tensor] = []
-            how = {"batch": 16, "sampling": Sampling(sampler, steps), "progress": False}
+            how = {"sampling": Sampling(sampler, steps), "progress": False}
             taken = seconds(lambda how=how, drawn=drawn: drawn.append(sample_many(models, prompts, 0, **how)))
             seen, features = predict_with_features(judge, drawn[0])
             right = rate((seen == labels_of(wanted))[:, :2].all(1))

@@ -36,13 +36,14 @@ def script(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def tiny_world(monkeypatch, tiny, tiny_folder):
+def tiny_world(monkeypatch, tiny_folder):
     """The tiny model in place of the shipped one, an untrained judge and untrained baselines."""
     from ldm_tutorial import baselines, checkpoints
     from ldm_tutorial.measure import judge
 
+    real = checkpoints.load_models
     monkeypatch.setattr(checkpoints, "WEIGHTS", tiny_folder)
-    monkeypatch.setattr(checkpoints, "load_models", lambda: tiny[0])
+    monkeypatch.setattr(checkpoints, "load_models", lambda: real(tiny_folder, "cpu"))
     monkeypatch.setattr(judge, "load_judge", lambda *_: judge.Judge().eval())
     monkeypatch.setattr(baselines, "load_baseline", lambda name, device: baselines.build(name).to(device).eval())
     monkeypatch.setattr(baselines, "training_curve", lambda name: {"seconds": 1})
