@@ -342,6 +342,8 @@ def test_loading_leaves_the_libraries_settings(layouts, tmp_path):
         bars = [log.is_progress_bar_enabled() for log in loggers]
         return [*bars, *(log.get_verbosity() for log in loggers), hub.are_progress_bars_disabled()]
 
+    for log in loggers:
+        log.enable_progress_bar()  # whatever tests before this one have left
     before = settings()
     assert before[:2] == [True, True]
     models = load_models(layouts["sd15"], "cpu")

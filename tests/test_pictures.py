@@ -627,7 +627,7 @@ def test_it_is_not_measured_as_if_it_were_curios(trained, ldm, tmp_path):
     status, _, said = ldm("evaluate", "--model", model)
     assert status == 2 and "pictures of one's own: name them with --data" in said and "evaluation.html" in said
     status, _, said = ldm("evaluate", "--model", model, "--data", folder, "--sheet", tmp_path / "a.png")
-    assert status == 2 and "--sheet shows the pairs of Curios" in said
+    assert status == 2 and "show pairs of Curios" in said
     status, out, _ = ldm("evaluate", "--model", model, "--data", folder, "--json", tmp_path / "a.json")
     assert status == 0 and "reconstruction of pictures kept aside, PSNR" in out
     again, before = (json.loads(p.read_text()) for p in (tmp_path / "a.json", model / "evaluation.json"))
