@@ -17,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 600  # seconds: no cell needs two minutes, but the machine may be busy
 NOT_SLOW = ["-m", "not slow"]
+# what `make check` runs: these answer within a minute on 2 cores
+QUICK = ("prompts", "tokenizer", "models", "sampling", "attention", "measure", "figures", "terms")
 
 
 @dataclass
@@ -92,12 +94,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes at once (default: %(default)s)")
     parser.add_argument("--all", action="store_true", help="the slow tests too: long tables, long runs")
-    parser.add_argument("--fast", action="store_true", help="the unit tests that are not slow, and nothing else")
+    parser.add_argument("--fast", action="store_true", help="the unit tests that answer within a minute, and nothing else")
     options = parser.parse_args()
     many = ["-n", options.jobs, "--dist"]
 
     # More phases (exercises, the book) are more calls of run(...) in this list.
-    results = [run("unit tests", "tests", "--ignore=tests/browser", *([] if options.all else NOT_SLOW), *many, "loadfile")]
+    chosen = [f"tests/test_{name}.py" for name in QUICK] if options.fast else ["tests", "--ignore=tests/browser"]
+    results = [run("unit tests", *chosen, *([] if options.all else NOT_SLOW), *many, "loadfile")]
     if not options.fast:
         notebooks = [path.relative_to(ROOT) for path in find_notebooks()]
         strict = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", CELL_TIMEOUT]
