@@ -11,13 +11,13 @@ from .curios.captions import MATERIALS, OBJECTS, parse, vocabulary
 from .errors import UserError
 
 EXAMPLE = "an armchair made of avocado on a pink background"
-NEAR = {  # words that people use for what Curios has under another name
-    "sofa": "armchair", "couch": "armchair", "chair": "armchair", "seat": "armchair", "cup": "mug", "desk": "table",
-    "hat": "top hat", "automobile": "car", "taxi": "car", "home": "house", "cottage": "house", "bird": "duck",
-    "fungus": "mushroom", "toadstool": "mushroom", "spaceship": "rocket", "bear": "teddy bear", "parasol": "umbrella",
-    "kettle": "teapot", "stripes": "zebra-striped", "striped": "zebra-striped", "stars": "galaxy", "space": "galaxy",
-    "magma": "lava", "stone": "marble", "metal": "golden", "timber": "wooden", "pancake": "waffle", "melon": "watermelon",
-    "checkered": "chequered", "checked": "chequered", "gray": "grey", "violet": "purple", "red": "pink", "black": "grey",
+NEAR = {  # words that people use for what Curios has under another name; synonyms in captions are known already
+    "throne": "armchair", "bench": "armchair", "stool": "armchair", "goblet": "mug", "glass": "mug", "lantern": "lamp",
+    "candle": "lamp", "jug": "teapot", "mattress": "bed", "watch": "clock", "cap": "top hat", "taxi": "car", "truck": "car",
+    "bus": "car", "castle": "house", "barn": "house", "bird": "duck", "goose": "duck", "swan": "duck", "plane": "rocket",
+    "panda": "teddy bear", "pancake": "waffle", "toast": "waffle", "lemon": "orange", "cherry": "strawberry",
+    "silver": "golden", "granite": "marble", "tiger": "zebra", "leopard": "zebra", "tartan": "chequered", "fire": "lava",
+    "lilac": "purple", "lavender": "purple", "crimson": "pink", "navy": "blue", "turquoise": "blue",
 }  # fmt: skip
 SILENT = set("the with and of to in into on at by for from is that this some very please draw make show me".split())
 
@@ -99,7 +99,7 @@ def check_out(path: str | Path, suffix: str = ".png") -> Path:
 def note_unknown_words(prompt: str) -> str | None:
     """A friendly note about words that Curios has no picture for, each with the nearest one that it knows; else None."""
     words = dict.fromkeys(re.findall(r"[a-z0-9]{2,}", prompt.lower()))
-    known = vocabulary()
+    known, names = vocabulary(), sorted(vocabulary(names=True))
     unknown = [w for w in words if w not in known and w.rstrip("s") not in known and w not in SILENT]
     object, material, _ = parse(prompt)
     if not unknown and object:
@@ -107,7 +107,7 @@ def note_unknown_words(prompt: str) -> str | None:
     hints = []
     for word in unknown[:6]:
         near = NEAR.get(word) or NEAR.get(word.rstrip("s"))
-        close = [near] if near else difflib.get_close_matches(word, sorted(known), 1, 0.75)
+        close = [near] if near else difflib.get_close_matches(word, names, 1, 0.75)
         hints.append(f"{word!r} (nearest: {close[0]!r})" if close else f"{word!r}")
     note = f"The model has no picture for {', '.join(hints)}{' and more' if len(unknown) > 6 else ''}. " if hints else ""
     if object is None:

@@ -176,18 +176,15 @@ def test_names_that_no_file_can_have(tmp_path, name):
 @pytest.mark.parametrize(
     "prompt, word, near",
     [
-        ("a sofa made of avocado", "sofa", "armchair"),
-        ("a couch made of gold", "couch", "armchair"),
+        ("a throne made of gold", "throne", "armchair"),
         ("an avacado armchair", "avacado", "avocado"),
         ("a golden armchiar", "armchiar", "armchair"),
-        ("a cup made of wood", "cup", "mug"),
-        ("a stone mug", "stone", "marble"),
-        ("a spaceship made of cheese", "spaceship", "rocket"),
-        ("a checkered table", "checkered", "chequered"),
-        ("a gold mug on a gray background", "gray", "grey"),
+        ("a goblet made of wood", "goblet", "mug"),
+        ("a silver mug", "silver", "golden"),
+        ("a taxi made of cheese", "taxi", "car"),
         ("a wooden umberella", "umberella", "umbrella"),
-        ("A SOFA MADE OF AVOCADO!", "sofa", "armchair"),
-        ("sofas made of gold", "sofas", "armchair"),
+        ("A THRONE MADE OF AVOCADO!", "throne", "armchair"),
+        ("thrones made of gold", "thrones", "armchair"),
     ],
 )
 def test_the_nearest_known_word_is_named(prompt, word, near):
@@ -220,6 +217,10 @@ def test_no_object_is_said():
         "draw me some golden ducks",
         "a golden bat with wings",
         "the house is made of bricks",
+        "a sofa made of avocado",
+        "a checkered desk on a gray background",
+        "sofas made of timber, please",
+        "Could you draw me a spaceship that looks like molten lava, in front of a violet wall?",
     ],
 )
 def test_clean_prompts_get_no_note(prompt):
@@ -231,8 +232,8 @@ def test_captions_of_the_world_get_no_note():
         for material in MATERIALS:
             assert note_unknown_words(plain(object, material, "pink")) is None
     notes = [note_unknown_words(scene_at("train", i)[1]) for i in range(300)]
-    # Some captions end in words about something else, on purpose: those are noted, and nothing more is said.
-    assert 0.03 < sum(note is not None for note in notes) / 300 < 0.2
+    # A few captions end in words about something else, on purpose: those are noted, and nothing more is said.
+    assert 0.01 < sum(note is not None for note in notes) / 300 < 0.2
     assert not any("It draws one of" in note for note in notes if note)
 
 
