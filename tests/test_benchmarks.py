@@ -11,7 +11,7 @@ import pytest
 from tests.run import ROOT
 
 FOLDER = ROOT / "benchmarks"
-SCRIPTS = ["imports", "sampler", "fast_sampling", "steps", "training_loop", "latent_vs_pixel", "scale"]
+SCRIPTS = ["imports", "sampler", "fast_sampling", "steps", "training_loop", "latent_vs_pixel", "scale", "baselines"]
 
 
 @pytest.fixture
@@ -150,4 +150,44 @@ def test_latent_vs_pixel(script, tmp_path, tiny_world, capsys):
     assert figures["training"]["ratio"] > 1.5 and figures["sampling"]["ratio"] > 1
     a, b = figures["parameters"].values()
     assert abs(a / b - 1) < 0.05
-    assert figures["frechet_times_better"] > 0 and "times better" in capsys.readouterr().out
+    assert figures["kid_latent"]["low"] < figures["kid_latent"]["high"] and "kernel distance" in capsys.readouterr().out
+
+
+def test_verdict_on_diverse_pictures(script):
+    """Claim 1.7's measure comes out in all three ways, as its two parts lie above 0 or not."""
+    import torch
+
+    baselines = script("baselines")
+    groups = {"gold": torch.arange(40), "others": torch.arange(40, 160), "unseen": torch.arange(160, 240)}
+    noise = torch.randn(2, 3, 240, generator=torch.Generator().manual_seed(0))
+
+    def model(k: int, gold: float, others: float, unseen: float) -> torch.Tensor:
+        level = torch.cat([torch.full((len(rows),), value) for rows, value in zip(groups.values(), (gold, others, unseen))])
+        return level + noise[k]
+
+    diverse = model(0, 23, 23, 22)
+    for narrow, verdict in (
+        (model(1, 25, 20, 20), "holds"),
+        (model(1, 26, 23, 23), "in part"),  # falls further, yet ends no lower
+        (model(1, 23, 23, 22), "does not hold"),
+    ):
+        found = baselines.compare_autoencoders(diverse, narrow, groups, times=200)
+        assert found["verdict"] == verdict
+        for name in ("unseen_diverse_minus_narrow", "fall_narrow_minus_diverse"):
+            assert found[name]["low"] <= found[name]["value"] <= found[name]["high"] and len(found[name]["by_seed"]) == 3
+    assert baselines.compare_autoencoders(diverse, model(1, 25, 20, 20), groups, times=20)["unseen_diverse_minus_narrow"][
+        "value"
+    ] == pytest.approx(2, abs=0.3)
+
+
+def test_baselines_measures_what_is_there_and_says_what_is_not(script, tmp_path, monkeypatch, capsys):
+    module = script("baselines")
+    arguments = ["--quick", "--weights", str(tmp_path / "none"), "--run", str(tmp_path), "--sheets", str(tmp_path / "s")]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/baselines.py", *arguments, "--parts", "autoencoders", "diversity", "pairs"])
+    module.main()
+    figures = stored(tmp_path / "baselines.json")
+    assert set(figures["autoencoders"]) == {"shipped", "shrunk to 16 x 16 and enlarged"} and figures["pairs"] == {}
+    better, worse = (figures["autoencoders"][name]["psnr_seen_kinds"] for name in figures["autoencoders"])
+    assert better["low"] > worse["high"], "control: shrinking"
+    assert figures["diversity"] == {"seeds": 0} and "vae-narrow is not in" in capsys.readouterr().out
+    assert (tmp_path / "s" / "autoencoders.png").exists()

@@ -19,6 +19,7 @@ from ldm_tutorial.evaluation import (
     evaluate,
     frechet_distance,
     interval,
+    kernel_distance,
     labels_of,
     load_judge,
     nearest,
@@ -54,6 +55,27 @@ def test_frechet_distance_of_gaussians():
     expected = 4 * 3**2 + 4 * (2 - 1) ** 2  # |difference of means|^2 + sum of (difference of standard deviations)^2
     assert frechet_distance(a, b) == pytest.approx(expected, rel=0.03)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_kernel_distance_of_gaussians():
+    """About 0 for two sets of one kind, whatever their size, where a Fréchet distance grows as they get smaller."""
+    g = torch.Generator().manual_seed(0)
+    a, b, c = (torch.randn(300, 16, generator=g) + shift for shift in (0, 0, 0.5))
+    same, other = kernel_distance(a, b, 64), kernel_distance(a, c, 64)
+    assert same["low"] < 0 < same["high"] and same["n"] == 300
+    assert other["low"] > same["high"]
+    assert kernel_distance(a, b, 64) == same, "the same subsets each time"
+    x, y = a[:, None].double(), c.double()[None]  # the kernel's definition (their eq. 4), on all pairs at once
+
+    def kernel(p, q):
+        return ((p * q).sum(-1) / 16 + 1) ** 3
+
+    off = ~torch.eye(300, dtype=torch.bool)
+    within = kernel(x, a.double()[None])[off].mean() + kernel(c.double()[:, None], y)[off].mean()
+    assert other["value"] == pytest.approx((within - 2 * kernel(x, y).mean()).item(), rel=0.1)
+    with pytest.raises(UserError) as error:
+        kernel_distance(a, b[:10], 64)
+    assert "10 pictures are too few" in str(error.value)
 
 
 def test_overlap_and_its_threshold():
