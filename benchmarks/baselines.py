@@ -9,7 +9,7 @@ from pathlib import Path
 
 from machine import RESULTS, ROOT, TRIALS, describe
 
-PARTS = ("autoencoders", "diversity", "families", "pairs", "clips", "unets")
+PARTS = ("autoencoders", "diversity", "budget", "families", "pairs", "clips", "unets")
 
 
 def sheet(rows: dict, path: Path, scale: int = 2) -> None:
@@ -219,6 +219,57 @@ def compare_autoencoders(diverse, narrow, groups: dict, narrow_saw_all: bool = F
     return found
 
 
+# --- equal time -------------------------------------------------------------------------------------------------------
+
+
+def budget(weights: Path, run: Path, sheets: Path, quick: bool) -> dict:
+    """What each of the models that are compared at equal time costs, in seconds of one core: a step of each, timed in turn in
+    one process, times its number of steps. (The seconds in curves.json are those of the day: a busy machine takes longer.)"""
+    import dataclasses
+    import tempfile
+    import time
+    from statistics import median
+
+    import torch
+
+    from ldm_tutorial.companions import COMPANIONS, LATENTS, Companions, build
+    from ldm_tutorial.curios import to_model
+
+    names = ["vae-diverse", *(name for name, baseline in COMPANIONS.items() if baseline.equal_time)]
+    rounds, steps = (1, 4) if quick else (3, 8)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    encoding = []
+    with tempfile.TemporaryDirectory() as folder:
+        work = Companions(folder, weights, scale=0.02)
+        work.latents = lambda autoencoder: torch.randn(64, 8, 16, 16)  # what they are makes no difference to the clock
+        work.autoencoder = lambda name: (None, "")
+        for k in range(rounds):
+            for name in names:
+                torch.manual_seed(k)
+                model, recipe = build(name), dataclasses.replace(COMPANIONS[name].recipe, steps=steps, seed=k)
+                ends: list[float] = []
+                draw = COMPANIONS[name].data(work, recipe.batch)
+                work.teach(name, model, draw, recipe, lambda *_, ends=ends: ends.append(time.process_time()), progress=False)
+                seconds = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+                taken[name] += seconds[1:]  # the first ones warm up
+                for file in Path(folder).glob("*.safetensors"):
+                    file.unlink()
+            vae, images = build("vae-diverse").eval(), to_model(work.data.images[:64])
+            start = time.process_time()
+            with torch.no_grad():
+                vae.encode(images)
+            encoding.append((time.process_time() - start) / len(images))
+    found: dict = {}
+    for name in names:
+        step = median(taken[name])
+        found[name] = {"seconds_a_step": step, "n": len(taken[name]), "low": min(taken[name]), "high": max(taken[name])}
+        found[name]["seconds"] = step * COMPANIONS[name].recipe.steps
+    found["encoding"] = {"seconds": median(encoding) * LATENTS}
+    found["all"] = {name: found[name]["seconds"] for name in names[1:]}
+    found["all"]["latent"] += found["vae-diverse"]["seconds"] + found["encoding"]["seconds"]
+    return found
+
+
 # --- families ---------------------------------------------------------------------------------------------------------
 
 
@@ -257,14 +308,17 @@ def decode(vae, latents):
 
 
 def families(weights: Path, run: Path, sheets: Path, quick: bool) -> dict:
+    import random
+
     import torch
 
     from ldm_tutorial.companions import NOISE, curve
-    from ldm_tutorial.curios import plain, to_picture
+    from ldm_tutorial.curios import BACKGROUNDS, plain, to_picture
+    from ldm_tutorial.curios import pairs as pairs_of
     from ldm_tutorial.evaluation import average, examine, kernel_distance, load_judge, paint, renders, wishes
     from ldm_tutorial.models import load_models
 
-    n, size = (64, 32) if quick else (512, 256)
+    n = 64 if quick else 512
     made: dict = {}
     prior, gan, latent, pixel, diverse = (load(x, weights) for x in ("vae-prior", "gan", "latent", "pixel", "vae-diverse"))
     if prior is not None:
@@ -280,18 +334,20 @@ def families(weights: Path, run: Path, sheets: Path, quick: bool) -> dict:
             made["latent"] = decode(diverse, diffuse("latent", latent, n) / scale)
     if pixel is not None:
         made["pixel"] = to_picture(diffuse("pixel", pixel, n))
-    models, wanted = load_models(device="cpu"), wishes("train", n)
+    models = load_models(device="cpu")
+    scenes = wishes("train", len(pairs_of("train")) * len(BACKGROUNDS))  # every pair on every background
+    wanted, others = (random.Random(k).choices(scenes, k=n) for k in (0, 1))  # independent, as samples without a prompt are
     if not quick:
-        made["shipped"] = paint(models, [plain(*w) for w in wanted], 400_000, progress=False)
-    fresh, others = renders(wanted, 91, progress=False)[0], renders(wanted, 92, progress=False)[0]
-    made["renders"] = others
+        made["shipped"] = paint(models, [plain(*w) for w in others], 400_000, progress=False)
+    fresh = renders(wanted, 91, progress=False)[0]
+    made["renders"] = renders(others, 92, progress=False)[0]
     if diverse is not None:
-        made["renders through vae-diverse"] = to_picture(reconstruct(diverse, others))
+        made["renders through vae-diverse"] = to_picture(reconstruct(diverse, made["renders"]))
     judge = load_judge(device="cpu")
     real = examine(judge, fresh)[1]
     found: dict = {}
     for name, pictures in made.items():
-        found[name] = {"kid": kernel_distance(examine(judge, pictures)[1], real, subset_size=size)}
+        found[name] = {"kid": kernel_distance(examine(judge, pictures)[1], real)}
         found[name]["confidence"] = average(confidence(judge, pictures))
         if name in ("vae-prior", "gan", "latent", "pixel"):
             record = curve(name, weights)

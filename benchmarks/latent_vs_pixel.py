@@ -72,7 +72,7 @@ def main() -> None:
     real = examine(judge, renders(wanted, seed=91)[0])[1]
     for kind in kinds:
         pictures = torch.cat([draw(kind, unets[kind], min(32, n - i), seed=i) for i in range(0, n, 32)])
-        figures[f"kid_{kind}"] = kernel_distance(examine(judge, pictures)[1], real, subset_size=n // 2)
+        figures[f"kid_{kind}"] = kernel_distance(examine(judge, pictures)[1], real)
     print(f"on latents, training is {training['ratio']:.2f} times as fast, sampling {sampling['ratio']:.2f} times")
     print(f"parameters {figures['parameters']}, seconds of training {figures['training_seconds']}")
     for kind in kinds:

@@ -56,6 +56,7 @@ LATENTS = 4_096  # pictures whose latents the unconditional latent models learn 
 PAIR_PICTURES = 4_096  # pictures that each of the models learns from that saw only some of the pairs
 UNSEEN = ("zebra", "galaxy")  # materials that none of the compared autoencoders ever sees
 SHARES = (10, 25, 50, 75, 100)  # percent of the training pairs
+SAVE_EVERY = 100  # steps between checkpoints of the GAN
 NOISE = 64  # numbers that the GAN's generator starts from
 NO_LABEL = len(OBJECTS) + len(MATERIALS) + len(BACKGROUNDS)  # the label that means: nothing is said
 
@@ -451,7 +452,7 @@ COMPANIONS = {
         "diffusion (v) on 64 x 64 pixels, no text",
         partial(build_small_unet, 64, 3, (16, 16, 32, 40)),
         partial(_unconditional_loss, "v_prediction"),
-        Recipe(800, 32, 1.5e-3, warmup=50, decay=0.6),
+        Recipe(890, 32, 1.5e-3, warmup=50, decay=0.6),
         _pixel_batches,
         equal_time=True,
     ),
@@ -674,16 +675,7 @@ class Companions:
         model = build(name)
         clock = _Clock(self.folder / f"{name}.clock.json")
         draw = baseline.data(self, recipe.batch)
-        if baseline.loss is None:
-            losses = self._adversarial(name, model, draw, recipe, clock, progress)
-        else:
-            loss = baseline.loss(model)
-            learnt_from = [_dataset_version(), str(self.scale), baseline.what]
-            if baseline.autoencoder:
-                learnt_from.append(self.autoencoder(baseline.autoencoder)[1])
-            about = digest(*learnt_from)
-            options = {"on_step": clock, "about": about, "cpu_bfloat16": baseline.bfloat16}
-            losses = fit(name, loss, draw, recipe, self.folder, progress, **options)
+        losses = self.teach(name, model, draw, recipe, clock, progress)
         if len(losses) < recipe.steps:
             raise UserError(f"{name} was stopped at step {len(losses)} of {recipe.steps}: the same command goes on from there.")
         if isinstance(model, AutoencoderKL):
@@ -698,6 +690,18 @@ class Companions:
         record |= {"command": "ldm train companions", "source": source}
         save_companion(name, model, record, self.place(name))
 
+    def teach(self, name: str, model: nn.Module, draw, recipe: Recipe, on_step: Callable[[int, float], None], progress: bool):
+        """The losses [steps] of one training, checkpointed in the run's folder; the model is left with averaged weights."""
+        baseline = _known(name)
+        learnt_from = [_dataset_version(), str(self.scale), baseline.what]
+        if baseline.autoencoder:
+            learnt_from.append(self.autoencoder(baseline.autoencoder)[1])
+        about = digest(*learnt_from)
+        if baseline.loss is None:
+            return self._adversarial(name, model, draw, recipe, on_step, progress, about)
+        options = {"on_step": on_step, "about": about, "cpu_bfloat16": baseline.bfloat16}
+        return fit(name, baseline.loss(model), draw, recipe, self.folder, progress, **options)
+
     def _autoencoder_costs(self, name: str) -> dict:
         """What a model on latents owes to its autoencoder, in seconds of one core (the shipped one's training is not among
         what is compared, and is not counted)."""
@@ -710,9 +714,15 @@ class Companions:
             costs["autoencoder_seconds"] = curve(autoencoder, self.out)["seconds"]
         return costs
 
-    def _adversarial(self, name: str, model: nn.Module, draw, recipe: Recipe, clock: _Clock, progress: bool) -> list[float]:
+    def _adversarial(
+        self, name: str, model: nn.Module, draw, recipe: Recipe, on_step, progress: bool, about: str
+    ) -> list[float]:
         """Two optimisers, so a loop of its own; it is checkpointed and resumed as ``fit`` does. Leaves the averaged weights
-        in the generator and returns its losses."""
+        in the generator and returns its losses.
+
+        Raises:
+            UserError: when the folder holds a run with other settings.
+        """
         from tqdm.auto import tqdm
 
         device = default_device()
@@ -725,7 +735,14 @@ class Companions:
         parts = {"generator": maker, "discriminator": discriminator, "average": average}
         parts |= {"generator_adam": maker_adam, "discriminator_adam": discriminator_adam}
         path, losses = self.folder / f"{name}.safetensors", []
+        settings = json.dumps({"name": name, **dataclasses.asdict(recipe), "about": about})
         if path.exists():
+            with safe_open(path, "pt") as f:
+                found = (f.metadata() or {}).get("settings")
+            if found != settings:
+                raise UserError(
+                    f"{path} belongs to a run with other settings: choose another folder, or delete it to start again."
+                )
             state = load_file(path)
             losses = state.pop("losses").tolist()
             for key, part in parts.items():
@@ -751,11 +768,12 @@ class Companions:
             average.update_parameters(maker)
 
             losses.append(loss.item())
-            clock(step, losses[-1])
-            if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+            on_step(step, losses[-1])
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps:
                 state = {f"{key}/{k}": v.cpu().contiguous() for key, part in parts.items() for k, v in flat(part).items()}
                 with whole(path) as scratch:
-                    save_file({**state, "losses": torch.tensor(losses, dtype=torch.float64)}, scratch)
+                    state["losses"] = torch.tensor(losses, dtype=torch.float64)
+                    save_file(state, scratch, {"settings": settings})
         model.load_state_dict(average.module.state_dict())
         model.eval()
         return losses

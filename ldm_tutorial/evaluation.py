@@ -62,33 +62,38 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return max(0.0, metric.compute().item())
 
 
-def kernel_distance(a: Tensor, b: Tensor, subset_size: int = 256, subsets: int = 100) -> dict:
-    """Kernel distance ("KID", Bińkowski et al. 2018) between two sets of features [N, D] and [M, D]: the mean over random
-    subsets, with an interval of 1.96 of their standard deviations to either side. Unlike a Fréchet distance it does not grow
-    as sets get smaller: between two sets of the same kind it is about 0, below as often as above.
+def kernel_distance(features: Tensor, reference: Tensor, subsets: int = 100) -> dict:
+    """Kernel distance ("KID", Bińkowski et al. 2018) of features [N, D] from a reference [M, D], which both are divided by the
+    root mean square of the reference: the mean over random subsets of half the size of the smaller set, and an interval of
+    1.96 standard deviations of the subsets to either side (for halves, that is about the standard error of the whole).
+
+    Unlike a Fréchet distance it does not grow as sets get smaller: between two random sets of the same kind it is about 0,
+    below as often as above.
 
     Raises:
-        UserError: for fewer features than a subset holds.
+        UserError: for fewer than 8 features in one of the sets.
     """
     import warnings
 
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    if min(len(a), len(b)) < subset_size:
-        raise UserError(f"{min(len(a), len(b))} pictures are too few for subsets of {subset_size}: make the subsets smaller.")
+    size = min(len(features), len(reference)) // 2
+    if size < 4:
+        raise UserError(f"{2 * size} pictures are too few for a kernel distance: give at least 8 of each kind.")
+    scale = reference.double().square().mean().sqrt()
     given = _Given()
-    given.num_features = a.shape[1]
+    given.num_features = features.shape[1]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")  # we mean it to
-        metric = KernelInceptionDistance(feature=given, subsets=subsets, subset_size=subset_size)
+        metric = KernelInceptionDistance(feature=given, subsets=subsets, subset_size=size)
     metric.set_dtype(torch.float64)
-    metric.update(a.double().cpu(), real=True)
-    metric.update(b.double().cpu(), real=False)
+    metric.update(reference.double().cpu() / scale, real=True)
+    metric.update(features.double().cpu() / scale, real=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # it draws its subsets from the global stream
         mean, deviation = metric.compute()
     half = 1.96 * deviation.item()
-    return {"value": mean.item(), "n": len(a), "low": mean.item() - half, "high": mean.item() + half}
+    return {"value": mean.item(), "n": len(features), "low": mean.item() - half, "high": mean.item() + half}
 
 
 # --- the judge ------------------------------------------------------------------------------------------------------

@@ -60,22 +60,26 @@ def test_frechet_distance_of_gaussians():
 def test_kernel_distance_of_gaussians():
     """About 0 for two sets of one kind, whatever their size, where a Fréchet distance grows as they get smaller."""
     g = torch.Generator().manual_seed(0)
-    a, b, c = (torch.randn(300, 16, generator=g) + shift for shift in (0, 0, 0.5))
-    same, other = kernel_distance(a, b, 64), kernel_distance(a, c, 64)
+    a, b, c = (torch.randn(300, 16, generator=g, dtype=torch.float64) + shift for shift in (0, 0, 0.5))
+    same, other = kernel_distance(a, b), kernel_distance(c, b)
     assert same["low"] < 0 < same["high"] and same["n"] == 300
+    assert kernel_distance(a[:50], b[:50])["low"] < 0 < kernel_distance(a[:50], b[:50])["high"]
     assert other["low"] > same["high"]
-    assert kernel_distance(a, b, 64) == same, "the same subsets each time"
-    x, y = a[:, None].double(), c.double()[None]  # the kernel's definition (their eq. 4), on all pairs at once
+    assert kernel_distance(a, b) == same, "the same subsets each time"
+    assert kernel_distance(10 * c, 10 * b)["value"] == pytest.approx(other["value"]), "the unit makes no difference"
+
+    scale = b.square().mean().sqrt()  # the definition (their eq. 4), on all pairs at once
+    x, y = c / scale, b / scale
+    off = ~torch.eye(300, dtype=torch.bool)
 
     def kernel(p, q):
-        return ((p * q).sum(-1) / 16 + 1) ** 3
+        return (p @ q.T / 16 + 1) ** 3
 
-    off = ~torch.eye(300, dtype=torch.bool)
-    within = kernel(x, a.double()[None])[off].mean() + kernel(c.double()[:, None], y)[off].mean()
-    assert other["value"] == pytest.approx((within - 2 * kernel(x, y).mean()).item(), rel=0.1)
+    expected = kernel(x, x)[off].mean() + kernel(y, y)[off].mean() - 2 * kernel(x, y).mean()
+    assert other["low"] < expected < other["high"] and other["value"] == pytest.approx(expected.item(), rel=0.1)
     with pytest.raises(UserError) as error:
-        kernel_distance(a, b[:10], 64)
-    assert "10 pictures are too few" in str(error.value)
+        kernel_distance(a, b[:7])
+    assert "too few" in str(error.value)
 
 
 def test_overlap_and_its_threshold():
