@@ -15,7 +15,6 @@ exclude_patterns = ["_build"]
 templates_path = []
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
-html_js_files = ["book.js"]
 html_theme = "sphinx_book_theme"
 html_title = project
 html_last_updated_fmt = None

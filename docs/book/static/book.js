@@ -1,2 +1,0 @@
-// Small helpers of the book's pages.
-"use strict";
