@@ -173,14 +173,16 @@ from tests.test_training import Path, read, same, train
 
 resume.SAVE_EVERY = 1  # so that many a kill comes while the state is written
 folder, most, deaths, status = Path(sys.argv[1]), int(sys.argv[2]), 0, 1
+start = time.monotonic()
 train("vae", folder / "whole")
+whole_run = time.monotonic() - start  # a fast machine needs earlier kills than a slow one
 while status:
     child = os.fork()
     if child == 0:
         train("vae", folder / "killed")
         os._exit(0)
     if deaths < most:
-        time.sleep(random.uniform(0.05, 0.4))
+        time.sleep(random.uniform(0.1, 0.4) * whole_run)
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     deaths += os.WIFSIGNALED(status)
