@@ -17,7 +17,7 @@ from .errors import UserError
 
 def default_device() -> torch.device:
     """CUDA, else Apple's MPS, else the CPU; the CPU where ACCELERATE_USE_CPU says so. Of several processes that train
-    together (:func:`resume.connect_processes`) each has its own."""
+    together (:func:`storage.resume.connect_processes`) each has its own."""
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
-from .resume import ResumableRun, connect_processes
+from .storage.resume import ResumableRun, connect_processes
 
 SEED = 0
 

@@ -11,9 +11,10 @@ from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline, U
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from ldm_tutorial.attention import heat_maps, join_layers, record_attention, word_tokens
-from ldm_tutorial.checkpoints import KNOWN, choose_weights, complete_weights, load_checkpoint, load_models, save_models
+from ldm_tutorial.checkpoints import KNOWN, load_checkpoint, load_models, save_models
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.sampling import generators, initial_latents, sample, sample_latents
+from ldm_tutorial.storage.folders import choose_weights, complete_weights
 
 PROMPTS = ["a golden mug on a blue background", "a duck"]
 SHA = "0123456789abcdef0123456789abcdef01234567"

@@ -23,7 +23,7 @@ from ldm_tutorial.files import write_checksums
 from ldm_tutorial.lab import cli, commands, training
 from ldm_tutorial.notebook import doctor
 from ldm_tutorial.sampling import sample
-from ldm_tutorial.text import CURIOS
+from ldm_tutorial.storage.about import CURIOS
 from tests.run import ROOT, environment
 
 FEW = ["--steps", "2"]

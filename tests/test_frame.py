@@ -1,11 +1,14 @@
 """The project's frame: both ways to install agree, versions agree, every target is explained, no secret told."""
 
+import ast
 import importlib
+import io
 import itertools
 import re
 import shutil
 import subprocess
 import sys
+import tokenize
 import tomllib
 
 import pytest
@@ -70,7 +73,7 @@ def test_versions_agree():
 
 def test_without_torch():
     """What answers at once: `ldm --help`, a wrong option, the doctor before it looks, and the parts that the engine needs."""
-    names = ["errors", "files", "settings", "text", "curios.vocabulary", "lab.cli", "notebook.doctor"]
+    names = ["errors", "files", "settings", "storage.about", "text", "curios.vocabulary", "lab.cli", "notebook.doctor"]
     code = f"""
 import importlib, sys
 for name in {names}:
@@ -79,6 +82,25 @@ for name in {names}:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def lines_of_code(source: str) -> int:
+    """Lines that hold anything but a comment or a docstring."""
+    nothing = ("COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENDMARKER")
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if tokenize.tok_name[token.type] not in nothing:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+def test_what_one_reads_stays_short():
+    assert lines_of_code('"""A module."""\n\n# a remark\nx = [\n    1,\n]\n\n\ndef f():\n    """Doc."""\n    return x\n') == 5
+    lengths = {path.name: lines_of_code(path.read_text()) for path in (ROOT / "ldm_tutorial").glob("*.py")}
+    assert sum(lengths.values()) <= 1000, lengths
 
 
 PROCESS_WIDE = """

@@ -75,7 +75,7 @@ import os, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from ldm_tutorial import resume
+from ldm_tutorial.storage import resume
 from ldm_tutorial.errors import UserError
 from tests.test_many import PROBLEMS, train
 

@@ -25,7 +25,7 @@ from ldm_tutorial.lab import page, pictures
 from ldm_tutorial.lab.pictures import Pictures
 from ldm_tutorial.lab.tables import folder_rows
 from ldm_tutorial.notebook.picture_files import load_picture, read_picture, to_square
-from ldm_tutorial.text import read_about
+from ldm_tutorial.storage.about import read_about
 from tests.run import ROOT, environment
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220), "yellow": (230, 210, 50)}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from ldm_tutorial import resume, training
+from ldm_tutorial import training
 from ldm_tutorial.autoencoder import VAELoss, build_vae
 from ldm_tutorial.checkpoints import load_clip, load_models
 from ldm_tutorial.clip import CLIPLoss, build_clip, contrastive_loss
@@ -27,7 +27,8 @@ from ldm_tutorial.images import to_model
 from ldm_tutorial.lab import training as lab
 from ldm_tutorial.models import default_device
 from ldm_tutorial.sampling import sample
-from ldm_tutorial.text import CURIOS
+from ldm_tutorial.storage import resume
+from ldm_tutorial.storage.about import CURIOS
 from ldm_tutorial.training import Recipe, fit
 from tests.run import ROOT, environment
 
@@ -168,7 +169,7 @@ import torch
 torch.set_num_threads(1)
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from ldm_tutorial import resume
+from ldm_tutorial.storage import resume
 from tests.test_training import Path, read, same, train
 
 resume.SAVE_EVERY = 1  # so that many a kill comes while the state is written

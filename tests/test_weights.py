@@ -7,12 +7,13 @@ import sys
 import pytest
 import torch
 
-from ldm_tutorial.checkpoints import WEIGHTS, check_files, load_models
+from ldm_tutorial.checkpoints import WEIGHTS, load_models
 from ldm_tutorial.curios import plain
 from ldm_tutorial.measure.judge import JUDGE, labels_of, load_judge, predict
 from ldm_tutorial.measure.pictures import expected_prompts
 from ldm_tutorial.sampling import generators as streams
 from ldm_tutorial.sampling import initial_latents, sample, sample_latents
+from ldm_tutorial.storage.folders import check_files
 
 PROMPT = "an armchair made of avocado"
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..autoencoder import build_vae
-from ..checkpoints import WEIGHTS, quiet
 from ..clip import build_clip
 from ..diffusion import build_scheduler
 from ..errors import UserError
-from ..files import verify_checksums
+from ..files import WEIGHTS, verify_checksums
 from ..models import default_device
+from ..storage.quiet import quiet
 
 FOLDER = WEIGHTS.parent / "baselines"
 UNSEEN = ("zebra", "galaxy")  # materials that none of the compared autoencoders ever sees

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,10 @@ from ..curios import MATERIALS, OBJECTS, Curios
 from ..curios.dataset import RENDER_VERSION
 from ..diffusion import DiffusionLoss
 from ..errors import Interrupted
-from ..files import sha256, write_checksums, write_json
+from ..files import atomic_folder, sha256, write_checksums, write_json
 from ..images import to_model
 from ..models import default_device
-from ..resume import ResumableRun, connect_processes
+from ..storage.resume import ResumableRun, connect_processes
 from ..training import SEED, Recipe, fingerprint, fit
 from ..training import generator as random_stream
 
@@ -47,22 +45,19 @@ RECIPES = {
 
 def save_baseline(name: str, model: nn.Module, record: dict, folder: str | Path) -> None:
     """Put a baseline (fp16) and the record of its training into a folder, whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{name}.{os.getpid()}.part"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
+    folder, curves = Path(folder), Path(folder) / "curves.json"
     half: Any = copy.deepcopy(model).cpu().half()  # diffusers' and transformers' classes, or the GAN's
-    if name == "gan":
-        save_file(half.state_dict(), scratch / "model.safetensors")
-    else:
-        half.save_pretrained(scratch, safe_serialization=True)
-        if "dtype" in (config := json.loads((scratch / "config.json").read_text())):
-            write_json(scratch / "config.json", {**config, "dtype": "float32"})  # loaders compute in float32
-    shutil.rmtree(folder / name, ignore_errors=True)
-    os.replace(scratch, folder / name)
-    curves = json.loads((folder / "curves.json").read_text()) if (folder / "curves.json").exists() else {}
-    write_json(folder / "curves.json", {n: r for n in BASELINES if (r := {**curves, name: record}.get(n))})
+    with atomic_folder(folder / name) as scratch:
+        if name == "gan":
+            save_file(half.state_dict(), scratch / "model.safetensors")
+        else:
+            half.save_pretrained(scratch, safe_serialization=True)
+            config = json.loads((scratch / "config.json").read_text())
+            if "dtype" in config:
+                write_json(scratch / "config.json", {**config, "dtype": "float32"})  # loaders compute in float32
+    records = json.loads(curves.read_text()) if curves.exists() else {}
+    records[name] = record
+    write_json(curves, {known: records[known] for known in BASELINES if known in records})
     write_checksums(folder)
 
 

@@ -17,7 +17,8 @@ from typer import Argument, Option
 from ..errors import UserError
 from ..files import WEIGHTS, atomic_write, check_place, check_utf8, disk_errors, write_json
 from ..settings import DEFAULT_SAMPLING, FAST_SAMPLING
-from ..text import CURIOS, About, check_prompt, read_about, scripts
+from ..storage.about import CURIOS, About, read_about, scripts
+from ..text import check_prompt
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
 
@@ -153,9 +154,9 @@ def train(
     """Train all, or one of the parts, from nothing; interrupt at will: the same command goes on where it stopped."""
     check_train(part, out, data, resolution)
 
-    from ..checkpoints import check_folder
     from ..curios import Curios
-    from ..resume import connect_processes
+    from ..storage.folders import check_folder
+    from ..storage.resume import connect_processes
     from . import training
     from .pictures import Pictures
 
@@ -342,7 +343,7 @@ def check_evaluate(model: Path, about: About, data: str | None, sheet: Path | No
     elif data is not None:
         raise UserError(f"--data goes with a model that was trained on pictures of one's own, and {str(model)!r} was not.")
     elif about.kind == "unknown":
-        from ..checkpoints import check_files
+        from ..storage.folders import check_files
 
         check_files(model)  # is there a model at all?
         raise UserError(

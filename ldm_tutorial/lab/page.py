@@ -20,7 +20,7 @@ from ..measure.metrics import average, distances, nearest, rate, spread
 from ..measure.pictures import sample_many
 from ..models import Models
 from ..settings import FAST_SAMPLING
-from ..text import About
+from ..storage.about import About
 from .pictures import Pictures
 
 FEWEST = 32  # pictures in each set of a Fréchet distance; with fewer it says nothing

@@ -5,7 +5,7 @@ there, or only loads what is finished. Further options go to :func:`training.fit
 
 ``data`` is :class:`curios.Curios` or :class:`pictures.Pictures`: ``images`` uint8 [N, S, S, 3], ``captions``,
 ``tokenizer_captions``, and ``wording(i, rng)``, one of the wordings of picture i. Of several processes each must call
-:func:`resume.connect_processes` before it makes the data.
+:func:`storage.resume.connect_processes` before it makes the data.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import random
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +33,13 @@ from ..curios import Curios, pairs
 from ..curios.vocabulary import common_words
 from ..diffusion import DiffusionLoss, build_scheduler, build_unet
 from ..errors import Interrupted, UserError
-from ..files import atomic_write, disk_errors
+from ..files import atomic_folder, atomic_write, disk_errors
 from ..images import to_model
 from ..measure.judge import JUDGES, Judge, JudgeLoss, save_judge
 from ..models import Models
-from ..resume import connect_processes
-from ..text import About, train_tokenizer
+from ..storage.about import About
+from ..storage.resume import connect_processes
+from ..text import train_tokenizer
 from ..training import SEED, Recipe, fingerprint, fit
 
 CAPTION_DROPOUT = 0.1  # the share of captions that are left out, which classifier-free guidance needs
@@ -148,13 +148,8 @@ def make_tokenizer(data, folder: Path) -> CLIPTokenizer:
     with connect_processes().main_process_first():  # the others find it
         if not path.exists():
             tokenizer = train_tokenizer(data.tokenizer_captions, common_words())
-            scratch = path.with_suffix(f".{os.getpid()}.part")
-            try:
-                with disk_errors(path, "choose another folder for the run"):
-                    tokenizer.save_pretrained(scratch)
-                    os.replace(scratch, path)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            with disk_errors(path, "choose another folder for the run"), atomic_folder(path) as scratch:
+                tokenizer.save_pretrained(scratch)
     try:
         return CLIPTokenizer.from_pretrained(path)
     except Exception:  # a damaged file can raise nearly anything

@@ -20,7 +20,8 @@ from ..errors import UserError
 from ..images import to_picture
 from ..models import Models
 from ..sampling import DEFAULT_SAMPLING, decode_quickly, sample
-from ..text import EXAMPLE, check_prompt, check_seed
+from ..storage.about import EXAMPLE
+from ..text import check_prompt, check_seed
 from .controls import Control, step
 from .figures import heat_map, pictures, stack
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from .errors import UserError
-from .files import atomic_write, disk_errors
+from ..errors import UserError
+from ..files import atomic_write, disk_errors
 
 SAVE_EVERY = 100  # steps
 PATIENCE = timedelta(seconds=20)  # how long a process waits at the start for the one where all meet
