@@ -107,6 +107,34 @@ def test_what_an_import_costs_is_measured(script):
     assert script("imports").cost("json") > 0
 
 
+def test_startup(script, tmp_path, monkeypatch, capsys):
+    """With durations that are known. The first round does not count."""
+    module = script("startup")
+    durations = {"help": 0.2, "wrong_option": 0.3, "generate": 2.0, "generate_with_torch": 5.0, "plain_diffusers": 6.0}
+    names = {tuple(command): name for name, (command, _) in module.COMMANDS.items()}
+    calls = []
+
+    def seconds(command, status):
+        calls.append(names[tuple(command)])
+        return durations[calls[-1]] * (100 if len(calls) <= 5 else 1)
+
+    monkeypatch.setattr(module, "seconds", seconds)
+    module.main()
+    figures = stored(tmp_path / "startup.json")
+    assert calls == [*durations] * 2
+    assert {name: found["median"] for name, found in figures["seconds"].items()} == durations and figures["ratio"] == 3
+    assert "3.00 times as fast" in capsys.readouterr().out and not (tmp_path / "committed").exists()
+
+
+def test_startup_counts_no_command_that_fails(script):
+    module = script("startup")
+    assert module.seconds([sys.executable, "-c", ""], 0) > 0
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        module.seconds([sys.executable, "-c", "raise SystemExit(3)"], 0)
+    with pytest.raises(RuntimeError, match="made no picture"):
+        module.seconds([sys.executable, "-c", "", "picture.png"], 0)
+
+
 def test_render(script, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LDM_TUTORIAL_CACHE", "as it was")  # restored after the test
     script("render").main()
