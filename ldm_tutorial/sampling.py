@@ -21,6 +21,7 @@ from .errors import UserError
 from .images import to_picture
 from .models import Models
 from .settings import DEFAULT_SAMPLING, SAMPLER_NAMES, Sampling
+from .storage.schedules import OTHERS, REFUSALS, check_schedule, reason
 
 SAMPLERS = {
     "ddim": DDIMScheduler,
@@ -28,8 +29,6 @@ SAMPLERS = {
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
 }
-OTHERS = "choose another number of steps, or another sampler"
-REFUSALS = (ValueError, NotImplementedError, IndexError, AssertionError)  # how schedulers say what they can't do
 
 
 def build_sampler(models: Models, sampler: str, steps: int, inpainting: bool = False):
@@ -43,7 +42,7 @@ def build_sampler(models: Models, sampler: str, steps: int, inpainting: bool = F
     if sampler not in SAMPLER_NAMES:
         raise UserError(f"There is no sampler {sampler!r}: choose one of {', '.join(SAMPLER_NAMES)}.")
     own = copy.copy(models.scheduler)  # takes no time; a new one would take some milliseconds
-    _check_schedule(own, sampler, steps)
+    check_schedule(own, sampler, steps)
     # Settings of old checkpoints that the library's pipelines mend, not all of them the same ones.
     mended = {"steps_offset": 1, "skip_prk_steps": True} if inpainting else {"steps_offset": 1, "clip_sample": False}
     own.register_to_config(**{key: value for key, value in mended.items() if key in own.config})
@@ -58,41 +57,11 @@ def build_sampler(models: Models, sampler: str, steps: int, inpainting: bool = F
         scheduler = own if type(own) is kind else kind.from_config(own.config, **options)
         scheduler.set_timesteps(steps)  # on the CPU: looking up a step there does not wait for a GPU
     except REFUSALS as error:
-        raise UserError(f"{steps} steps can't be made with {kind.__name__} ({_reason(error)}): {OTHERS}.") from None
+        raise UserError(f"{steps} steps can't be made with {kind.__name__} ({reason(error)}): {OTHERS}.") from None
     if not hasattr(scheduler, "sigmas"):
         # "trailing" rounds to one too many for 61 steps and some others: -1, which is looked up as the noisiest of all
         scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
     return scheduler
-
-
-def _check_schedule(own, sampler: str, steps: int) -> None:
-    """Can the checkpoint's scheduler, or another one on its noise schedule, be driven as Stable Diffusion's pipelines do it?"""
-    name, config = type(own).__name__, own.config
-    if "Flow" in name or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
-        raise UserError(f"The checkpoint's {name} is for flow matching; these samplers are for models that predict noise or v.")
-    if str(config.get("variance_type")).startswith("learned"):
-        raise UserError(f"The checkpoint's {name} expects a U-Net that predicts the variance too, which this one does not.")
-    trained = config.get("num_train_timesteps", steps)
-    if steps > trained:
-        raise UserError(f"{steps} steps are more than the {trained} that the checkpoint was trained with: give fewer.")
-    if sampler != "own" and not config.get("beta_schedule"):
-        raise UserError(f"The checkpoint's {name} has no schedule of betas for {sampler!r} to follow: choose its own sampler.")
-    if sampler == "own" and not _is_sampler(own):
-        raise UserError(f"The checkpoint's {name} is made for another kind of model than a U-Net on latents: {OTHERS}.")
-
-
-def _is_sampler(scheduler) -> bool:
-    """Has it what the pipelines use, and a step that wants no more than (model_output, timestep, sample)?"""
-    used = ("set_timesteps", "scale_model_input", "init_noise_sigma", "order", "step")
-    if not all(hasattr(scheduler, name) for name in used):
-        return False
-    parameters = inspect.signature(scheduler.step).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty] == ["model_output", "timestep", "sample"]
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what a scheduler says."""
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def generators(seeds: list[int]) -> list[torch.Generator]:
@@ -174,7 +143,7 @@ def denoise(
         try:
             z = scheduler.step(predicted, t, z, **options).prev_sample
         except REFUSALS as error:
-            raise UserError(f"{type(scheduler).__name__} can't sample this checkpoint ({_reason(error)}): {OTHERS}.") from None
+            raise UserError(f"{type(scheduler).__name__} can't sample this checkpoint ({reason(error)}): {OTHERS}.") from None
         if blend:
             z = blend(i, z)
         if on_step:

@@ -6,7 +6,6 @@ Notebook 06 builds byte-pair encoding by hand. Nothing here needs torch.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 
 from .errors import UserError
@@ -43,18 +42,6 @@ def check_prompt(prompt: object, tokenizer=None, about: About = CURIOS, what: st
             return prompt
         size = f"{length} tokens"
     raise UserError(f"The {what} is too long ({size}, the model reads {limit} tokens): shorten it to a sentence.")
-
-
-def check_seed(seed: object) -> int:
-    """A whole number from 0 to 2**63 - 1, given as a number or as text.
-
-    Raises:
-        UserError: for anything else.
-    """
-    text = str(seed).strip()
-    if isinstance(seed, bool) or not re.fullmatch(r"\+?[0-9]{1,19}", text) or int(text) >= 2**63:
-        raise UserError(f"The seed {str(seed)[:40]!r} must be a whole number from 0 upwards, for example 7.")
-    return int(text)
 
 
 def train_tokenizer(captions: Iterable[str], common_words: Iterable[str] = (), vocab_size: int = 3000):

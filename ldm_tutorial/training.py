@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError
-from .storage.resume import ResumableRun, connect_processes
+from .storage.resume import ResumableRun, build_accelerator
 
 SEED = 0
 
@@ -97,7 +95,8 @@ def fit(
     from diffusers.training_utils import EMAModel
     from tqdm.auto import tqdm
 
-    accelerator = _accelerator(loss, recipe)
+    parts = recipe.accumulate if getattr(loss, "splits", True) else 1
+    accelerator = build_accelerator(recipe.batch, parts)
     optimizer = torch.optim.AdamW(loss.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.01)
     ema = EMAModel(loss.parameters(), decay=recipe.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     run = ResumableRun(Path(folder) / f"{name}.pt", _settings(name, loss, recipe, data_fingerprint), accelerator)
@@ -157,24 +156,3 @@ def _settings(name: str, loss: nn.Module, recipe: Recipe, data_fingerprint: str)
     settings = {key: value for key, value in vars(recipe).items() if key != "accumulate"}
     weights = sum(p.numel() for p in loss.parameters())
     return {"name": name, **settings, "weights": weights, "data": data_fingerprint}
-
-
-def _accelerator(loss: nn.Module, recipe: Recipe):
-    """An Accelerator that knows the precision and the number of parts. ``accelerate launch`` may say which precision; else it
-    is bfloat16 on GPUs that have it."""
-    from accelerate import Accelerator
-
-    connect_processes()
-    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    told = "ACCELERATE_MIXED_PRECISION" in os.environ
-    precision = None if told else "bf16" if native else "no"
-    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=recipe.accumulate)
-    if not getattr(loss, "splits", True):
-        accelerator.gradient_accumulation_steps = 1
-    processes, parts = accelerator.num_processes, accelerator.gradient_accumulation_steps
-    if recipe.batch % (processes * parts):
-        raise UserError(
-            f"A batch of {recipe.batch} can't be shared by {processes} processes in {parts} parts each: choose numbers whose "
-            "product divides it."
-        )
-    return accelerator

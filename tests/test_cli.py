@@ -328,7 +328,8 @@ def test_doctor(ldm, monkeypatch):
 
 def test_help(ldm):
     status, out, _ = ldm("--help")
-    names = ("render", "train", "generate", "edit", "evaluate", "doctor")
+    names = {command.callback.__name__ for command in commands.app.registered_commands}
+    assert names == {"render", "train", "generate", "edit", "export", "evaluate", "doctor"}
     assert status == 0 and all(name in out for name in names) and ldm()[1] == out
     for name in names:
         assert ldm(name, "--help")[0] == 0

@@ -13,8 +13,9 @@ from ldm_tutorial.curios.vocabulary import NEAR, note_unknown_words, vocabulary
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.files import WEIGHTS, check_place, check_utf8, disk_errors, disk_reason, verify_checksums
 from ldm_tutorial.lab.commands import check_file
+from ldm_tutorial.notebook.playground import check_seed
 from ldm_tutorial.storage.about import CURIOS, About, read_about, scripts
-from ldm_tutorial.text import check_prompt, check_seed
+from ldm_tutorial.text import check_prompt
 from tests.run import ROOT
 
 ARTICLE = "3D render an avocado style armchair diffusing into latent space"  # the article's own prompt

@@ -86,10 +86,14 @@ def _read(path: Path) -> tuple[Tensor, Tensor] | None:
         return None
 
 
-def _draw(scenes: list[render.Scene], size: int, device: str) -> tuple[Tensor, Tensor]:
+def draw(scenes: list[render.Scene], size: int = 64, device: str = "cpu", progress: bool = False) -> tuple[Tensor, Tensor]:
+    """Pictures uint8 [N, size, size, 3] and masks bool [N, size, size] of scenes, in their order."""
+    from tqdm.auto import tqdm
+
     images = torch.empty(len(scenes), size, size, 3, dtype=torch.uint8)
     masks = torch.empty(len(scenes), size, size, dtype=torch.bool)
-    for i, image, mask in render.render(scenes, size, device):
+    drawn = render.render(scenes, size, device)
+    for i, image, mask in tqdm(drawn, total=len(scenes), desc="render", disable=not progress):
         images[i], masks[i] = image, mask
     return images, masks
 
@@ -114,7 +118,7 @@ def render_block(split: str, start: int, stop: int, seed: int, size: int, device
             found = _read(path)  # another process may have rendered it meanwhile
             if not found:
                 scenes = [scene_at(split, i, seed)[0] for i in range(start, stop)]
-                images, masks = found = _draw(scenes, size, device)
+                images, masks = found = draw(scenes, size, device)
                 with atomic_write(path) as scratch:
                     save_file({"images": images, "masks": masks}, scratch, {"sha256": _sha256(images, masks)})
     return found

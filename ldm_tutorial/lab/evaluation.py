@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel
 
+from ..clip import embed_images, embed_texts
 from ..curios import BACKGROUNDS, Curios, pairs, plain
 from ..images import psnr, to_model
 from ..measure.judge import Judge, labels_of, names_of, predict, predict_with_features
@@ -33,19 +34,15 @@ SIZES = {
 }
 
 
-@torch.no_grad()
 def clip_top1(clip: CLIPModel, tokenizer, views: int = 2, choices: int = 256) -> dict:
     """How often CLIP picks the right one of 256 captions for a render of a held-out pair, each caption naming object, material
     and background, all different: the 168 of "held_out_test", so many views of each, and others of "held_out_dev" as rivals."""
-    device = clip.device
     tested = [(o, m, b) for o, m in pairs("held_out_test") for b in BACKGROUNDS]
     rivals = [(o, m, b) for o, m in pairs("held_out_dev") for b in BACKGROUNDS]
     captions = [plain(*w) for w in (tested + rivals)[:choices]]
     images, _ = renders(tested * views, seed=77, progress=False, size=clip.config.vision_config.image_size)
-    ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids.to(device)
-    text = clip(input_ids=ids, pixel_values=to_model(images[:1]).to(device)).text_embeds
-    image = torch.cat([clip(input_ids=ids[:1], pixel_values=to_model(x).to(device)).image_embeds for x in images.split(128)])
-    right = (image @ text.T).argmax(1).cpu() == torch.arange(len(tested)).repeat(views)
+    scores = embed_images(clip, to_model(images)) @ embed_texts(clip, tokenizer, captions).T
+    right = scores.argmax(1) == torch.arange(len(tested)).repeat(views)
     return rate_by_group(right, [f"{o} {m}" for o, m, _ in tested * views])
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from ..checkpoints import load_clip, load_models
+from ..clip import embed_images, embed_texts
 from ..errors import UserError
 from ..files import atomic_write, write_json
 from ..images import psnr, to_model, to_picture
@@ -44,14 +45,11 @@ def found_at(clip: CLIPModel, tokenizer, images: Tensor, captions: list[str]) ->
     """For pictures uint8 [N, S, S, 3] and their captions: how many wrong captions CLIP puts before the right one [N], the
     vision tower's features [N, width], and the number of captions to choose from (equal ones count once)."""
     texts = list(dict.fromkeys(captions))
-    ids = tokenizer(texts, padding="longest", truncation=True, return_tensors="pt").input_ids.to(clip.device)
-    pictures = [to_model(part).to(clip.device) for part in images.split(64)]
-    text = torch.cat([clip(input_ids=part, pixel_values=pictures[0][:1]).text_embeds for part in ids.split(256)])
-    image = torch.cat([clip(input_ids=ids[:1], pixel_values=part).image_embeds for part in pictures])
-    features = torch.cat([clip.vision_model(part).pooler_output for part in pictures])
-    scores = (image @ text.T).cpu()
+    pictures = to_model(images)
+    scores = embed_images(clip, pictures) @ embed_texts(clip, tokenizer, texts).T
+    features = torch.cat([clip.vision_model(part.to(clip.device)).pooler_output.cpu() for part in pictures.split(64)])
     right = scores.gather(1, torch.tensor([[texts.index(caption)] for caption in captions]))
-    return (scores > right).sum(1), features.cpu(), len(texts)
+    return (scores > right).sum(1), features, len(texts)
 
 
 def measure(models: Models, clip: CLIPModel, data: Pictures, progress: bool = True) -> tuple[dict, Tensor]:

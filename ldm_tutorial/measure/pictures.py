@@ -43,21 +43,14 @@ def free_wording(half: str) -> list[dict]:
 def renders(wanted: list[tuple[str, str, str]], seed: int, progress: bool = True, size: int = 64) -> tuple[Tensor, Tensor]:
     """Fresh pictures uint8 [N, size, size, 3] and masks bool [N, size, size] of the wanted scenes, from other views for each
     seed."""
-    from tqdm.auto import tqdm
-
-    from ..curios.render import render
+    from ..curios.dataset import draw
 
     every = pairs("all")
     scenes = []
     for k, (object, material, background) in enumerate(wanted):
         scene, _ = scene_at("all", every.index((object, material)) + len(every) * k, seed)
         scenes.append(replace(scene, background=background))
-    images = torch.empty(len(scenes), size, size, 3, dtype=torch.uint8)
-    masks = torch.empty(len(scenes), size, size, dtype=torch.bool)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for i, image, mask in tqdm(render(scenes, size, device), total=len(scenes), desc="render", disable=not progress):
-        images[i], masks[i] = image, mask
-    return images, masks
+    return draw(scenes, size, "cuda" if torch.cuda.is_available() else "cpu", progress)
 
 
 def sample_many(

@@ -21,7 +21,7 @@ from ..images import to_picture
 from ..models import Models
 from ..sampling import DEFAULT_SAMPLING, decode_quickly, sample
 from ..storage.about import EXAMPLE
-from ..text import check_prompt, check_seed
+from ..text import check_prompt
 from .controls import Control, step
 from .figures import heat_map, pictures, stack
 
@@ -34,6 +34,18 @@ START = {
 }
 LAST = 5  # so many of the pictures made are shown in a row
 BLANK = np.full((64, 64, 3), 255, np.uint8)
+
+
+def check_seed(seed: object) -> int:
+    """A whole number from 0 to 2**63 - 1, given as a number or as text.
+
+    Raises:
+        UserError: for anything else.
+    """
+    text = str(seed).strip()
+    if isinstance(seed, bool) or not re.fullmatch(r"\+?[0-9]{1,19}", text) or int(text) >= 2**63:
+        raise UserError(f"The seed {str(seed)[:40]!r} must be a whole number from 0 upwards, for example 7.")
+    return int(text)
 
 
 def mostly_background(picture: np.ndarray, heat: np.ndarray) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import signal
 import threading
 import zipfile
@@ -62,6 +63,29 @@ def _meet(rank: int, count: int, backend: str | None) -> None:
     store.wait([f"here/{other}" for other in range(count)], 3 * PATIENCE)  # they may still import
     store.set_timeout(timedelta(minutes=30))  # from now on one may wait for another's work
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
+
+
+def build_accelerator(batch: int, parts: int):
+    """Accelerate's ``Accelerator`` for batches that are computed in so many parts. ``accelerate launch`` may say in which
+    precision; else it is bfloat16 on GPUs that have it.
+
+    Raises:
+        UserError: for a batch that the processes and parts can't share.
+    """
+    from accelerate import Accelerator
+
+    connect_processes()
+    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    told = "ACCELERATE_MIXED_PRECISION" in os.environ
+    precision = None if told else "bf16" if native else "no"
+    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=parts)
+    processes = accelerator.num_processes
+    if batch % (processes * parts):
+        raise UserError(
+            f"A batch of {batch} can't be shared by {processes} processes in {parts} parts each: choose numbers whose "
+            "product divides it."
+        )
+    return accelerator
 
 
 class ResumableRun:
