@@ -295,3 +295,39 @@ def test_latent_vs_pixel(script, tmp_path, tiny_world, capsys):
     a, b = figures["parameters"].values()
     assert abs(a / b - 1) < 0.05
     assert figures["frechet_times_better"] > 0 and "times better" in capsys.readouterr().out
+
+
+def test_claim_of_diverse_pictures(script):
+    """The measure of claim 1.7 on PSNRs whose answer is known."""
+    import torch
+
+    module = script("baselines")
+    groups = {"gold": torch.arange(40), "others": torch.arange(40, 160), "unseen": torch.arange(160, 240)}
+    noise = torch.randn(2, 3, 240, generator=torch.Generator().manual_seed(0))
+
+    def model(k: int, gold: float, others: float, unseen: float) -> torch.Tensor:
+        return torch.tensor([gold] * 40 + [others] * 120 + [unseen] * 80) + noise[k]  # [seeds, pictures]
+
+    diverse = model(0, 23, 23, 22)
+    cases = {"holds": (25, 20, 20), "in part": (26, 23, 23), "does not hold": (23, 23, 22)}
+    for verdict, narrow in cases.items():  # in part: it falls further, yet ends no lower
+        found = module.compare_autoencoders(diverse, model(1, *narrow), groups, times=200)
+        assert found["verdict"] == verdict
+        for name in ("unseen_diverse_minus_narrow", "fall_narrow_minus_diverse"):
+            assert found[name]["low"] <= found[name]["value"] <= found[name]["high"] and len(found[name]["by_seed"]) == 3
+    found = module.compare_autoencoders(diverse, model(1, *cases["holds"]), groups, times=20)
+    assert found["unseen_diverse_minus_narrow"]["value"] == pytest.approx(2, abs=0.3)
+
+
+def test_baselines(script, tmp_path, monkeypatch, capsys):
+    """What is not trained is left out, and said; shrinking is the control."""
+    module = script("baselines")
+    arguments = ["--quick", "--weights", str(tmp_path / "none"), "--run", str(tmp_path), "--sheets", str(tmp_path / "s")]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/baselines.py", *arguments, "--parts", "autoencoders", "diversity", "pairs"])
+    module.main()
+    figures = stored(tmp_path / "baselines.json")
+    assert set(figures["autoencoders"]) == {"shipped", "shrunk to 16 x 16 and enlarged"} and figures["pairs"] == {}
+    better, worse = (figures["autoencoders"][name]["psnr_seen_kinds"] for name in figures["autoencoders"])
+    assert better["low"] > worse["high"]
+    assert figures["diversity"] == {"seeds": 0} and "vae-narrow is not in" in capsys.readouterr().out
+    assert (tmp_path / "s" / "autoencoders.png").exists()
