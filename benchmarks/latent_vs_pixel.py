@@ -26,8 +26,10 @@ def main() -> None:
     from ldm_tutorial.measure.metrics import frechet_distance
     from ldm_tutorial.measure.pictures import expected_prompts, renders
 
-    models = load_models()  # its autoencoder turns latents into pictures
+    models = load_models()
     device, batch = models.device, 4 if given.quick else 32
+    autoencoder = training_curve("latent").get("autoencoder", "shipped")  # whose latents `latent` learned
+    vae = models.vae if autoencoder == "shipped" else load_baseline(autoencoder, device)
     kinds = ("latent", "pixel")
 
     def training_step(kind: str):
@@ -54,7 +56,9 @@ def main() -> None:
         z = noise.to(device)
         for t in scheduler.timesteps:
             z = scheduler.step(unet(z, t).sample, t, z).prev_sample
-        return to_picture(models.decode(z) if kind == "latent" else z)
+        if kind == "latent":
+            z = vae.decode(z / vae.config.scaling_factor).sample
+        return to_picture(z)
 
     figures: dict = {"batch": batch, "sampling_steps": steps, "pictures": n}
     training = compare(training_step("latent"), training_step("pixel"), pairs)

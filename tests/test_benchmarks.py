@@ -288,8 +288,16 @@ def test_scale(script, tmp_path, tiny_world, capsys):
     assert "GFLOPs a picture" in capsys.readouterr().out and figures["processes"] == 1
 
 
-def test_latent_vs_pixel(script, tmp_path, tiny_world, capsys):
+@pytest.mark.parametrize("autoencoder", ["shipped", "vae-diverse"])
+def test_latent_vs_pixel(script, tmp_path, tiny_world, capsys, monkeypatch, autoencoder):
+    from ldm_tutorial import baselines
+
+    asked: list[str] = []
+    monkeypatch.setattr(baselines, "training_curve", lambda name: {"seconds": 1, "autoencoder": autoencoder})
+    real = baselines.load_baseline
+    monkeypatch.setattr(baselines, "load_baseline", lambda name, device: asked.append(name) or real(name, device))
     script("latent_vs_pixel").main()
+    assert ("vae-diverse" in asked) == (autoencoder == "vae-diverse")
     figures = stored(tmp_path / "latent_vs_pixel.json")
     assert figures["training"]["ratio"] > 0 and figures["sampling"]["ratio"] > 0
     a, b = figures["parameters"].values()
