@@ -73,16 +73,14 @@ def _write(models: Models, folder: Path, clip: CLIPModel | None, about: About | 
     write_checksums(folder)
 
 
-def load_models(
-    folder: str | Path = WEIGHTS, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
-) -> Models:
+def load_models(folder: str | Path = WEIGHTS, device: str | torch.device | None = None) -> Models:
     """Load a checkpoint's folder, ready for inference: one of this course, checksums first, or any other that diffusers
     reads as a text-to-image U-Net (Stable Diffusion 1 and 2 and what was made of them).
 
     Raises:
         UserError: for a folder without a model, with damaged files, or with a model of another kind.
     """
-    return _load(Path(folder), {}, dtype, device)
+    return _load(Path(folder), {}, torch.float32, device)
 
 
 def load_clip(folder: str | Path = WEIGHTS, device: str | torch.device | None = None) -> CLIPModel:
@@ -141,7 +139,7 @@ def load_checkpoint(
     text_encoder: str | Path | None = None,
     revision: str | None = None,
     download: bool = False,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
 ) -> Models:
     """A folder or hub id of a diffusers text-to-image checkpoint -> the joined system, ready for inference.
@@ -149,7 +147,7 @@ def load_checkpoint(
     ``vae`` and ``text_encoder`` (with its tokenizer) take the place of the checkpoint's own: a folder of the part alone or of a
     checkpoint that holds it, or a hub id of the part. ``revision`` is the full commit id, which may also follow an id after
     "@"; those of :data:`KNOWN` are known. Without one, ``download`` looks up the current one and prints its id.
-    ``dtype`` is the precision to compute in: float32 unless given; float16 halves the memory on a GPU.
+    ``dtype`` is the precision to compute in: float16 halves the memory on a GPU.
 
     Raises:
         UserError: for a checkpoint of another kind, parts that don't fit, pickled weights, or one that can't be fetched.
@@ -157,4 +155,4 @@ def load_checkpoint(
     folder = find_checkpoint(source, revision, list(CLASSES), download)
     others = {"vae": vae, "text_encoder": text_encoder}
     places = {name: find_checkpoint(other, None, [""], download) for name, other in others.items() if other is not None}
-    return _load(folder, places, dtype or torch.float32, device)
+    return _load(folder, places, dtype, device)

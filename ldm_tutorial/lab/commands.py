@@ -238,7 +238,8 @@ def open_engine(choice: str, folder: str | Path, sampling):
     from ..engine import Engine, missing, unsupported
 
     if choice == "onnx":
-        if reason := unsupported(sampling):
+        reason = unsupported(sampling)
+        if reason:
             raise UserError(f"The engine does not have {reason}: leave --engine out, or give --engine torch.")
         return Engine(folder)
     gpu = Path("/dev/nvidia0").exists()

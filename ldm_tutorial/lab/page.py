@@ -52,14 +52,14 @@ def found_at(clip: CLIPModel, tokenizer, images: Tensor, captions: list[str]) ->
     return (scores > right).sum(1), features, len(texts)
 
 
-def measure(models: Models, clip: CLIPModel, data: Pictures, progress: bool = True) -> tuple[dict, Tensor]:
+def measure(models: Models, clip: CLIPModel, data: Pictures) -> tuple[dict, Tensor]:
     """Every figure of :data:`ROWS`, ``{"value", "n", "low", "high"}`` (None where there are too few pictures), with what it was
     measured on; and one drawn picture uint8 [N, S, S, 3] for each caption kept aside."""
     images, captions = data.validation_images, data.validation_captions
     n = len(images)
     some = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[:n].tolist()  # as many, learned from
     learned, learned_captions = data.images[some], [data.captions[i] for i in some]
-    drawn = sample_many(models, captions, 0, progress, sampling=FAST_SAMPLING)
+    drawn = sample_many(models, captions, 0, sampling=FAST_SAMPLING)
 
     def fidelity(pictures: Tensor) -> dict:
         return average(torch.cat([psnr(x, models.decode(models.encode(x)).cpu()) for x in to_model(pictures).split(64)]))
@@ -118,7 +118,7 @@ def spaced(count: int, most: int) -> list[int]:
     return torch.linspace(0, count - 1, min(most, count)).round().int().unique().tolist()
 
 
-def draw_rows(drawn: Tensor, models: Models, data: Pictures, progress: bool = True) -> dict[str, list]:
+def draw_rows(drawn: Tensor, models: Models, data: Pictures) -> dict[str, list]:
     """The pictures of the page, (caption, figures) a row: reconstructions, drawn for captions kept aside, drawn for captions
     it learned."""
     images, captions = data.validation_images, data.validation_captions
@@ -127,7 +127,7 @@ def draw_rows(drawn: Tensor, models: Models, data: Pictures, progress: bool = Tr
     decoded = models.decode(models.encode(x)).cpu()
     rebuilt, error = to_picture(decoded), psnr(x, decoded)
     wanted = [captions[i] for i in chosen]
-    more = [sample_many(models, wanted, seed, progress, sampling=FAST_SAMPLING) for seed in (10_000, 20_000)]
+    more = [sample_many(models, wanted, seed, sampling=FAST_SAMPLING) for seed in (10_000, 20_000)]
     closest = data.images[distances(drawn[chosen], data.images).argmin(1)]
     reconstructions, unseen, learned = [], [], []
     for k, i in enumerate(chosen):
@@ -138,7 +138,7 @@ def draw_rows(drawn: Tensor, models: Models, data: Pictures, progress: bool = Tr
         made = [figure(picture, "drawn") for picture in (drawn[i], more[0][k], more[1][k])]
         unseen.append((captions[i], [given, *made, figure(closest[k], "nearest learned")]))
     known = spaced(len(data), 8)
-    again = sample_many(models, [data.captions[i] for i in known], 30_000, progress, sampling=FAST_SAMPLING)
+    again = sample_many(models, [data.captions[i] for i in known], 30_000, sampling=FAST_SAMPLING)
     for i, picture in zip(known, again, strict=True):
         learned.append((data.captions[i], [figure(data.images[i], "learned from"), figure(picture, "drawn")]))
     return {"reconstructions": reconstructions[:8], "unseen": unseen, "learned": learned}
@@ -158,15 +158,15 @@ def measure_again(folder: Path, about: About, source: str) -> tuple[dict, str]:
     return found, table(found)
 
 
-def write_evaluation(folder: Path, data: Pictures, steps: dict[str, int], progress: bool = True) -> dict:
+def write_evaluation(folder: Path, data: Pictures, steps: dict[str, int]) -> dict:
     """Measure the model in ``folder`` on ``data`` and write ``evaluation.json`` and ``evaluation.html`` there."""
     from jinja2 import Environment, PackageLoader
 
     models = load_models(folder)
-    found, drawn = measure(models, load_clip(folder), data, progress)
+    found, drawn = measure(models, load_clip(folder), data)
     found = {"steps": steps, **found}
     page = Environment(loader=PackageLoader("ldm_tutorial", "lab"), autoescape=True).get_template("evaluation.html")
-    text = page.render(found, lines=table_lines(found), **draw_rows(drawn, models, data, progress))
+    text = page.render(found, lines=table_lines(found), **draw_rows(drawn, models, data))
     write_json(folder / "evaluation.json", found)
     with atomic_write(folder / "evaluation.html") as scratch:
         scratch.write_text(text, encoding="utf-8", errors="replace")  # a name may hold bytes that are no text

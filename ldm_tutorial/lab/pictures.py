@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -98,7 +99,7 @@ class Pictures:
     @property
     def tokenizer_captions(self) -> list[str]:
         """The captions that a tokenizer learns on: all that are learned from."""
-        return [text for texts in self.wordings for text in texts]
+        return list(itertools.chain(*self.wordings))
 
     def wording(self, i: int, rng: random.Random) -> str:
         """A caption of picture i: one of its captions, drawn from ``rng``."""
@@ -107,8 +108,7 @@ class Pictures:
     def note_long_captions(self, tokenizer) -> None:
         """Note captions that are longer than the text encoder reads."""
         limit = tokenizer.model_max_length
-        texts = [*(text for texts in self.wordings for text in texts), *self.validation_captions]
-        for text in texts:
+        for text in [*self.tokenizer_captions, *self.validation_captions]:
             length = len(tokenizer(text, verbose=False).input_ids)
             if length > limit:
                 kind = f"caption of more than {limit} tokens, whose end is not read"

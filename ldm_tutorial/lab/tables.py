@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..notebook.picture_files import FORMATS
 
 HUB = "hub:"
+COLUMNS = {"file_name", "text"}
 
 
 class Remarks(dict):
@@ -83,7 +84,7 @@ def csv_lines(path: Path) -> Iterator[tuple[int, dict]]:
     """(number of the line, row) of a metadata.csv."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        if not {"file_name", "text"} <= set(reader.fieldnames or ()):
+        if not set(reader.fieldnames or ()) >= COLUMNS:
             yield 1, dict.fromkeys(reader.fieldnames or ())
             return
         first = 2
@@ -119,8 +120,9 @@ def table_lines(path: Path, name: str, faults: Remarks) -> Iterator[tuple[str, s
                 faults.add(kind, f"{where} ({str(row['file_name'])[:40]!r})")
             elif None in row:
                 faults.add('line with more fields than columns (put "..." around a text with commas)', where)
-            elif missing := {"file_name", "text"} - set(row):
-                faults.add(f"no column {' and '.join(sorted(missing))}", f"{where} (it has: {', '.join(row) or 'nothing'})")
+            elif not set(row) >= COLUMNS:
+                missing = " and ".join(sorted(COLUMNS - set(row)))
+                faults.add(f"no column {missing}", f"{where} (it has: {', '.join(row) or 'nothing'})")
             elif not isinstance(row["file_name"], str) or not row["file_name"].strip():
                 faults.add("line without a file's name", where)
             else:

@@ -26,14 +26,14 @@ FEATURES = 128
 class Judge(nn.Module):
     """A small convolutional classifier with three answers: object, material, background (0.8 M parameters)."""
 
-    def __init__(self, width: int = 48):
+    def __init__(self):
         super().__init__()
+        w = 48  # channels
 
         def block(before: int, after: int, size: int, stride: int) -> nn.Sequential:
             conv = nn.Conv2d(before, after, size, stride, size // 2, bias=False)
             return nn.Sequential(conv, nn.GroupNorm(8, after), nn.SiLU())
 
-        w = width
         self.body = nn.Sequential(
             block(3, w, 7, 4),  # 16 x 16
             block(w, w, 3, 1),

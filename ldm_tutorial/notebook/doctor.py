@@ -43,7 +43,7 @@ class Finding:
     advice: str = ""
 
 
-def diagnose(weights: Path = WEIGHTS) -> list[Finding]:
+def diagnose() -> list[Finding]:
     """Check the installation and the machine, without raising. Takes a few seconds: it imports the libraries."""
     return [
         check_python(),
@@ -51,7 +51,7 @@ def diagnose(weights: Path = WEIGHTS) -> list[Finding]:
         *check_libraries(),
         check_bytecode(),
         check_kernel(),
-        *check_weights(weights),
+        *check_weights(),
         check_gpu(),
         check_memory(),
         check_cache(),

@@ -141,8 +141,8 @@ def latent_maps(latents) -> np.ndarray:
 
 
 @functools.cache
-def _font(size: int = 16) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(FONT, size)
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(FONT, 16)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -497,7 +497,8 @@ def course_map(*here: str) -> Figure:
     Raises:
         ValueError: for a part that is not on the map.
     """
-    if unknown := set(here) - set(MAP["parts"]):
+    unknown = set(here) - set(MAP["parts"])
+    if unknown:
         raise ValueError(f"Not on the map: {', '.join(sorted(unknown))}. On it are {', '.join(MAP['parts'])}.")
     figure = Figure(figsize=(9.4, 3.8))
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, 9.4), ylim=(0, 3.8))

@@ -37,7 +37,8 @@ class LiveCurve:
         figure = Figure(figsize=(6, 2.6), layout="constrained")
         axis = figure.subplots()
         if self.losses:
-            mean = np.convolve(self.losses, np.ones(w := min(20, len(self.losses))) / w, "valid")
+            w = min(20, len(self.losses))
+            mean = np.convolve(self.losses, np.ones(w) / w, "valid")
             steps = self.first + np.arange(len(self.losses))
             axis.plot(steps, self.losses, color="0.8", linewidth=0.8)
             axis.plot(steps[w - 1 :], mean, linewidth=2)

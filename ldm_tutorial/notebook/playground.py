@@ -115,7 +115,9 @@ class Playground(Control):
             with record_inputs(self.models.unet) as inputs:
                 picture = sample(self.models, [prompt], [number], sampling, on_step=look, progress=False)[0]
             # Every fourth step, and of its batch the half that read the prompt, tell enough and fill less memory.
-            self.made[wish] = picture, {layer: [x[-1:] for x in calls[::4]] for layer, calls in inputs.items()}
+            for calls in inputs.values():
+                calls[:] = [x[-1:] for x in calls[::4]]
+            self.made[wish] = picture, inputs
         self.picture, inputs = self.made[wish]
         self.knobs["word"].options = list(dict.fromkeys(re.findall(r"[\w-]+", prompt.lower())))
         text = note_unknown_words(prompt) or f"{prompt}, seed {number}"
