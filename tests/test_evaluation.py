@@ -8,10 +8,11 @@ import torch
 
 from ldm_tutorial.checkpoints import load_clip, load_models
 from ldm_tutorial.curios import pairs
+from ldm_tutorial.engine import Engine
 from ldm_tutorial.lab import evaluation
 from ldm_tutorial.lab.evaluation import clip_top1, draw_disagreements, evaluate, evaluated_prompts, free_wording_scores
 from ldm_tutorial.measure.judge import labels_of, load_judge
-from ldm_tutorial.measure.pictures import renders
+from ldm_tutorial.measure.pictures import renders, sample_many
 from ldm_tutorial.measure.report import GOALS, table
 from ldm_tutorial.notebook import figures
 from ldm_tutorial.settings import Sampling
@@ -68,6 +69,13 @@ def test_a_model_for_smaller_pictures_is_measured_too(few, tokenizer):
     models = Models(build_vae(channels=(8, 8, 16), resolution=32), unet, text_encoder, tokenizer, build_scheduler())
     assert models.resolution == 32
     check(models.for_inference(), clip)
+
+
+def test_the_engine_draws_the_same_pictures():
+    models, prompts = load_models(device="cpu"), ["a golden mug", "a lava duck", "a brick bed"]
+    ours = sample_many(models, prompts, 5, False, Sampling(steps=3))
+    theirs = sample_many(models, prompts, 5, False, Sampling(steps=3), Engine())
+    assert theirs.dtype == ours.dtype and (ours.int() - theirs.int()).abs().max() <= 1
 
 
 def test_free_wording(monkeypatch):

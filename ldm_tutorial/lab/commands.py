@@ -374,6 +374,7 @@ def evaluate(
     ] = None,
     model: Annotated[Path, Option(help="A folder of `ldm train`; unset: the shipped one.", show_default=False)] = WEIGHTS,
     data: Data = None,
+    engine: EngineName = "auto",
 ) -> None:
     """Measure a model: every number with its count and its 95% interval (2 CPU cores: up to 40 minutes, --quick 5)."""
     about = read_about(model)
@@ -394,7 +395,9 @@ def evaluate(
         from . import evaluation
 
         models, size = load_models(model), "quick" if quick else "full"
-        found, pictures = evaluation.evaluate(models, load_clip(model), load_judge(), size)
+        runner = open_engine(engine, model, DEFAULT_SAMPLING)
+        judges = load_judge(), load_judge("second")
+        found, pictures = evaluation.evaluate(models, load_clip(model), judges[0], size, second=judges[1], engine=runner)
         text = table(found)
     if json_file is not None:
         with disk_errors(json_file.absolute().parent, "name another file"):

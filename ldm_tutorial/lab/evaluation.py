@@ -23,7 +23,6 @@ from ..measure.metrics import average, kernel_distance, nearest, rate, rate_by_g
 from ..measure.pictures import ARTICLE_PROMPT, accepted_prompt, expected_prompts, free_wording, renders, sample_many, to_64
 from ..measure.report import GOALS
 from ..models import Models
-from ..sampling import sample
 from ..settings import DEFAULT_SAMPLING, Sampling
 
 # Prompts of each kind, avocado armchairs, article's prompts, seeds a prompt in free wording, reconstructions, views a caption
@@ -65,13 +64,14 @@ def free_wording_scores(
     seeds: int = 4,
     sampling: Sampling = DEFAULT_SAMPLING,
     progress: bool = True,
+    engine=None,
 ) -> dict[str, dict]:
     """Object and material right for prompts in free wording (a prompt that is refused counts as wrong), and the background
     where the prompt names it. The intervals are by prompt. With ``half="dev"`` the keys end in ``_dev``."""
     rows = [row for row in free_wording(half) for _ in range(seeds)]
     prompts = [accepted_prompt(row["prompt"], models.tokenizer) for row in rows]
     accepted = torch.tensor([prompt is not None for prompt in prompts])
-    pictures = to_64(sample_many(models, [prompt for prompt in prompts if prompt], 400_000, progress, sampling))
+    pictures = to_64(sample_many(models, [prompt for prompt in prompts if prompt], 400_000, progress, sampling, engine))
     wanted = labels_of([(row["object"], row["material"], row["background"] or BACKGROUNDS[0]) for row in rows])
     right = torch.zeros(len(rows), 3, dtype=torch.bool)
     right[accepted] = predict(judge, pictures) == wanted[accepted]
@@ -98,12 +98,13 @@ def evaluate(
     progress: bool = True,
     sampling: Sampling = DEFAULT_SAMPLING,
     second: Judge | None = None,
+    engine=None,
 ) -> tuple[dict, Tensor]:
     """Every number of :data:`GOALS`, each ``{"value", "n", "low", "high"}``, and the generated pictures uint8 [N, 64, 64, 3]
     (a smaller model's enlarged), in the order of :func:`evaluated_prompts`. Without a second judge its two numbers are left
-    out."""
+    out. With an ``engine`` of the same model the pictures are drawn by it."""
     n, how = SIZES[size], {"sampler": dataclasses.asdict(sampling)}
-    out = seconds_of_pictures(models, sampling)
+    out = seconds_of_pictures(models, sampling, engine)
     real = Curios("validation", n["psnr"], 9, models.resolution, progress).images
     decoded = [psnr(to_model(x), models.decode(models.encode(to_model(x))).cpu()) for x in real.split(64)]
     out["psnr"] = average(torch.cat(decoded))
@@ -111,7 +112,7 @@ def evaluate(
     out |= heat_map_scores(models, n["maps"], progress)
 
     wanted, half = evaluated_prompts(n["prompts"]), n["prompts"]
-    pictures = to_64(sample_many(models, [plain(*w) for w in wanted], 100_000, progress, sampling))
+    pictures = to_64(sample_many(models, [plain(*w) for w in wanted], 100_000, progress, sampling, engine))
     seen, features = predict_with_features(judge, pictures)
     right = seen == labels_of(wanted)
     follows = right[:, :2].all(1)
@@ -124,10 +125,10 @@ def evaluate(
 
     armchair = labels_of([("armchair", "avocado", "pink")])[:, :2]
     for key, prompt in (("avocado", plain("armchair", "avocado")), ("article", ARTICLE_PROMPT)):
-        drawn = to_64(sample_many(models, [prompt] * n[key], 200_000, progress, sampling))
+        drawn = to_64(sample_many(models, [prompt] * n[key], 200_000, progress, sampling, engine))
         name = {"avocado": "avocado_armchair", "article": "article_prompt"}[key]
         out[name] = rate((predict(judge, drawn)[:, :2] == armchair).all(1)) | how
-    for key, number in free_wording_scores(models, judge, "test", n["free"], sampling, progress).items():
+    for key, number in free_wording_scores(models, judge, "test", n["free"], sampling, progress, engine).items():
         out[key] = number | how
 
     views = [renders(wanted, seed, progress)[0] for seed in (91, 92)]
@@ -144,11 +145,15 @@ def evaluate(
     return {key: out[key] for key in GOALS if key in out}, pictures
 
 
-def seconds_of_pictures(models: Models, sampling: Sampling) -> dict[str, dict]:
+def seconds_of_pictures(models: Models, sampling: Sampling, engine=None) -> dict[str, dict]:
     """One picture with the models loaded, and the whole of `ldm generate` from the shell to the file."""
     prompt = "an armchair made of avocado"
-    sample(models, [prompt], [0], sampling, progress=False)  # warm up
-    one = seconds(lambda k: sample(models, [prompt], [k], sampling, progress=False), 5)
+
+    def draw(seed: int) -> None:
+        sample_many(models, [prompt], seed, False, sampling, engine)
+
+    draw(0)  # warm up
+    one = seconds(draw, 5)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "ldm_tutorial.lab.cli", "generate", prompt, "--out", f"{folder}/picture.png"]
         whole = seconds(lambda _: subprocess.run(command, check=True, capture_output=True), 3)

@@ -54,16 +54,26 @@ def renders(wanted: list[tuple[str, str, str]], seed: int, progress: bool = True
 
 
 def sample_many(
-    models: Models, prompts: list[str], first_seed: int, progress: bool = True, sampling: Sampling = DEFAULT_SAMPLING
+    models: Models,
+    prompts: list[str],
+    first_seed: int,
+    progress: bool = True,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    engine=None,
 ) -> Tensor:
-    """Pictures uint8 [N, 64, 64, 3] for many prompts, seeds counting up from ``first_seed``."""
+    """Pictures uint8 [N, 64, 64, 3] for many prompts, seeds counting up from ``first_seed``. With an ``engine``
+    (:class:`engine.Engine`) of the same model they are drawn by it, faster and equal to 1 of 255."""
     from tqdm.auto import tqdm
 
     done = []
     for i in tqdm(range(0, len(prompts), BATCH), desc="sample", disable=not progress):
         some = prompts[i : i + BATCH]
         seeds = [first_seed + i + k for k in range(len(some))]
-        done.append(torch.as_tensor(sample(models, some, seeds, sampling, progress=False)))
+        if engine:
+            drawn = engine.sample(some, seeds, sampling)
+        else:
+            drawn = sample(models, some, seeds, sampling, progress=False)
+        done.append(torch.as_tensor(drawn))
     return torch.cat(done)
 
 
