@@ -145,7 +145,7 @@ def test_seconds(monkeypatch):
         now[0] += next(taken)
 
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(evaluation, "sample", work)
+    monkeypatch.setattr(evaluation, "sample_many", work)
     monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or work())
     found = evaluation.seconds_of_pictures(None, Sampling())
     assert found["seconds_per_image"] == {"value": 3.0, "n": 5, "low": 1.0, "high": 5.0}
