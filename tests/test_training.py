@@ -619,6 +619,7 @@ class OwnPictures:
     """Twenty captioned pictures, 16 x 16, as :class:`lab.pictures.Pictures` holds them."""
 
     captions = [f"a red square number {i}" for i in range(20)]
+    wordings = [[text] for text in captions]
     tokenizer_captions = captions
     images = torch.randint(256, (20, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -664,6 +665,26 @@ def test_pictures_of_ones_own(on_the_cpu, tmp_path, monkeypatch):
     assert seen == [16, 16, 16]  # of few pictures none is twice in a batch
     assert models.resolution == 16 and clip.config.vision_config.image_size == 16
     assert set(models.tokenizer.tokenize("a red square")) == {"a</w>", "red</w>", "square</w>"}
+
+
+def test_clip_learns_all_captions_of_a_picture(on_the_cpu, tmp_path, monkeypatch):
+    """Each with its own picture: picture i has i % 3 + 1 captions."""
+    data, seen = OwnPictures(), set()
+    data.wordings = [[f"{word} square number {i}" for word in ("red", "wide", "old")[: i % 3 + 1]] for i in range(20)]
+    data.tokenizer_captions = [text for texts in data.wordings for text in texts]
+    tokenizer = lab.make_tokenizer(data, tmp_path)
+    pixels = to_model(data.images)
+
+    def note(self, images, input_ids):
+        for image, ids in zip(images, input_ids, strict=True):
+            i = (pixels == image).flatten(1).all(1).nonzero().item()
+            seen.add((i, tokenizer.decode(ids, skip_special_tokens=True)))
+        return self.clip.logit_scale
+
+    monkeypatch.setattr(CLIPLoss, "forward", note)
+    lab.train_clip(data, tokenizer, Recipe(40, 16, 1e-3), tmp_path, progress=False)
+    as_read = {text: tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) for text in data.tokenizer_captions}
+    assert seen == {(i, as_read[text]) for i, texts in enumerate(data.wordings) for text in texts}
 
 
 def test_damaged_latents_are_computed_again(on_the_cpu, tmp_path, tiny, curios):

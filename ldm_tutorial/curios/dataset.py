@@ -165,6 +165,11 @@ class Curios(Dataset):
         return OBJECTS[self.objects[i]], list(MATERIALS)[self.materials[i]], BACKGROUNDS[self.backgrounds[i]]
 
     @property
+    def wordings(self) -> list[list[str]]:
+        """The captions of each picture: here one."""
+        return [[text] for text in self.captions]
+
+    @property
     def tokenizer_captions(self) -> list[str]:
         """The captions that a tokenizer learns on: 4,000 of the training pictures hold every word often enough."""
         return [scene_at("train", i, self.seed)[1] for i in range(4000)]

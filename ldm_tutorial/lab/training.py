@@ -4,7 +4,8 @@ Each function takes the data, a :class:`training.Recipe` and a folder in which i
 there, or only loads what is finished. Further options go to :func:`training.fit`. A run that was stopped raises Interrupted.
 
 ``data`` is :class:`curios.Curios` or :class:`pictures.Pictures`: ``images`` uint8 [N, S, S, 3], ``captions``,
-``tokenizer_captions``, and ``wording(i, rng)``, one of the wordings of picture i. Of several processes each must call
+``wordings``, the captions of each picture that CLIP learns, ``tokenizer_captions``, and ``wording(i, rng)``, a caption of
+picture i for the U-Net. Of several processes each must call
 :func:`storage.resume.connect_processes` before it makes the data.
 """
 
@@ -179,12 +180,15 @@ def train_autoencoder(data, recipe: Recipe, folder: Path, latent_channels: int =
 
 
 def train_clip(data, tokenizer: CLIPTokenizer, recipe: Recipe, folder: Path, **options) -> CLIPModel:
-    """Train CLIP on the data's pictures and captions."""
+    """Train CLIP on the data's pictures and captions; where a picture has several, each time one of them is drawn."""
     torch.manual_seed(SEED)
     images = data.images
     count = len(images)
     clip = build_clip(tokenizer, resolution=images.shape[1])
-    ids = tokenizer(data.captions, padding="longest", truncation=True, return_tensors="pt").input_ids
+    texts = [text for wordings in data.wordings for text in wordings]
+    ids = tokenizer(texts, padding="longest", truncation=True, return_tensors="pt").input_ids
+    many = torch.tensor([len(wordings) for wordings in data.wordings])  # captions of each picture, which follow each other
+    first = many.cumsum(0) - many
     few = count < 16 * recipe.batch
     if few:  # none of them may be twice in a batch: it would be its own wrong answer
         recipe = dataclasses.replace(recipe, batch=min(recipe.batch, count // 16 * 16 or count))
@@ -194,9 +198,11 @@ def train_clip(data, tokenizer: CLIPTokenizer, recipe: Recipe, folder: Path, **o
             rows = torch.randperm(count, generator=g)[: recipe.batch]
         else:
             rows = torch.randint(count, (recipe.batch,), generator=g)
-        return {"images": to_model(images[rows]), "input_ids": ids[rows]}
+        one_of_them = (torch.rand(len(rows), generator=g) * many[rows]).long()
+        return {"images": to_model(images[rows]), "input_ids": ids[first[rows] + one_of_them]}
 
-    words = json.dumps([data.captions, sorted(tokenizer.get_vocab().items())])
+    groups = [] if len(texts) == count else [many.tolist()]
+    words = json.dumps([texts, sorted(tokenizer.get_vocab().items()), *groups])
     seen = fingerprint(images, words)
     fit_to_the_end("clip", CLIPLoss(clip), sample_batch, recipe, folder, data_fingerprint=seen, **options)
     return clip
