@@ -19,9 +19,21 @@ import torch
 from PIL import Image
 
 from ldm_tutorial.curios import dataset, render
+from ldm_tutorial.curios.captions import caption, free, tidy
 from ldm_tutorial.curios.dataset import RENDER_VERSION, Curios, cache_folder, scene_at
 from ldm_tutorial.curios.render import Scene
-from ldm_tutorial.curios.vocabulary import BACKGROUNDS, MATERIALS, OBJECTS, SPLITS, caption, held_out, pairs, parse, plain
+from ldm_tutorial.curios.vocabulary import (
+    BACKGROUNDS,
+    MATERIALS,
+    OBJECTS,
+    SPLITS,
+    held_out,
+    pairs,
+    parse,
+    plain,
+    synonyms,
+    wordings,
+)
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.images import to_picture
 from tests.run import ROOT
@@ -390,6 +402,15 @@ def test_plain_captions_parse_back():
         ("a teddy bear made of yellow cheese on green", ("teddy bear", "cheese", "green")),
         ("a top hat in the style of a watermelon", ("top hat", "watermelon", None)),
         ("a zebra-striped mug in front of a grey background", ("mug", "zebra", "grey")),
+        ("Could you please draw a sofa out of timber for me, in front of a gray wall?", ("armchair", "wood", "grey")),
+        ("checkered easy chair, violet backdrop", ("armchair", "checkerboard", "purple")),
+        ("hundreds and thousands + kettle", ("teapot", "sprinkles", None)),
+        ("orange, mug, orange background", ("mug", "orange", "orange")),
+        ("mug, cheese, orange", ("mug", "cheese", "orange")),
+        ("the backdrop should be pale green and the spaceship looks like starry space", ("rocket", "galaxy", "green")),
+        ("bat from cave, gold", ("flying bat", "gold", None)),
+        ("mug on blue made of molten rock", ("mug", "lava", "blue")),
+        ("a car with wings made of wood", ("car", "wood", None)),  # wings tell what a bat is, nothing else
         ("something else entirely", (None, None, None)),
         ("a bat", (None, None, None)),  # which one?
         ("a carpet and a mugger in a wooden bedroom", (None, "wood", None)),  # parts of words do not count
@@ -423,18 +444,73 @@ def test_parse(text, named):
 )
 def test_phrases_can_be_said(object, material, phrase):
     rng = random.Random(0)
-    said = {caption(object, material, rng.choice(("pink", "orange")), rng) for _ in range(6000)}
+    said = {tidy(object, material, rng.choice(("pink", "orange")), rng) for _ in range(8000)}
     assert phrase in said
 
 
+def every_scene(wording, n: int, seed: int = 0) -> list[str]:
+    """n captions, each pair of object and material about equally often."""
+    rng, every = random.Random(seed), pairs("all")
+    return [wording(*every[i % len(every)], rng.choice(BACKGROUNDS), rng) for i in range(n)]
+
+
 def test_captions_are_many_and_their_grammar_is_right():
-    texts = [scene_at("train", i)[1] for i in range(3000)]
-    assert len(set(texts)) > 2000
-    for text in texts:
+    assert len({scene_at("train", i)[1] for i in range(3000)}) > 2500
+    for text in every_scene(tidy, 3000):
         assert not re.search(r"\ba (?!uni|use|euro|one)[aeiou]|\ban (?![aeiou])|\s{2}|^\s|\s$", text, re.IGNORECASE), text
-    ambiguous = [t for t in texts if re.search(r"\bbat\b", t) and not re.search(r"\b(flying|baseball) bat\b", t)]
-    assert len(ambiguous) > 60  # the bare word, told by its context alone
-    assert all(re.search("wings|flies|ball", t) for t in ambiguous)
+    texts = [caption(*pair, "pink", random.Random(i)).lower() for pair in pairs("all") for i in range(15)]
+    ambiguous = [t for t in texts if re.search(r"\bbats?\b", t) and not re.search(r"(flying|baseball) bat", t)]
+    assert len(ambiguous) > 60  # the bare word, told by its context
+
+
+def test_free_wording_is_of_many_kinds():
+    texts = every_scene(free, 6000)
+    assert len(set(texts)) > 5900
+    for text in texts:
+        assert not re.search(r"\s{2}|^\s|\s$|[{}]", text), text
+    kinds = {
+        "a question": r"\?$",
+        "politeness": r"\b(?:please|pls|would|woud|could|coud|thank)\b",
+        "a comma list": r"^[\w' -]+, [\w' -]+,",
+        "shouting": r"^[^a-z]+$",
+        "a capital": r"^[A-Z][^A-Z]",
+        "a forgotten article": r"^(?!.*\b(?:an?|the)\b).*\b(?:made|draw|looks)\b",
+        "the background first": r"(?i)^\W?(?:on|in|with|against|\w+)\b.{0,25}background.{12}",
+        "a typing slip": r"\b(?:wiht|teh|adn|taht)\b",
+        "a list of attributes": r"(?i)\b(?:material|texture|background): ",
+    }
+    for kind, pattern in kinds.items():
+        assert sum(bool(re.search(pattern, t)) for t in texts) > 40, kind
+    plain_noun = sum(any(name in t.lower() for name in OBJECTS) for t in texts)
+    assert 0.4 < plain_noun / 6000 < 0.9  # the others say it by a synonym
+
+
+def test_bare_words_stand_in_either_order():
+    rng = random.Random(0)
+    said = {free("mug", "lava", "blue", rng).lower() for _ in range(8000)}
+    assert {"mug lava", "lava mug", "mug, lava", "lava, mug"} <= said
+
+
+@pytest.mark.parametrize("section, names", [("nouns", OBJECTS), ("stuffs", MATERIALS), ("colours", BACKGROUNDS)])
+def test_every_synonym_is_one_of_its_own_kind_only(section, names):
+    table = synonyms(section)
+    assert set(table) <= set(names) and (section == "colours" or set(table) == set(names))
+    words = [word for name, others in table.items() for word in (*others, *([] if name in others else [name]))]
+    assert len(set(words)) == len(words)
+    sentences = {"nouns": "a {} made of gold", "stuffs": "a mug made of {}", "colours": "a golden mug on a {} wall"}
+    sentence = sentences[section]
+    for name, others in table.items():
+        for word in others:
+            assert name in parse(sentence.format(word)), word
+
+
+def test_wordings_hold_both_names():
+    for section in ("things", "clauses", "lists", "between"):
+        assert len(wordings(section)) >= 15
+        for line in wordings(section):
+            assert re.search(r"\{(a )?o\}", line) and re.search(r"\{(a )?[mj]\}", line), line
+    assert all(re.search(r"\{(a )?c\}", line) for section in ("behind", "listed") for line in wordings(section))
+    assert all("{t}" in line for line in wordings("frames"))
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------

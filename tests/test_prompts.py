@@ -183,13 +183,12 @@ def test_these_need_no_torch(module):
 @pytest.mark.parametrize(
     "prompt, word, near",
     [
-        ("a sofa made of avocado", "sofa", "armchair"),
+        ("a throne made of gold", "throne", "armchair"),
         ("an avacado armchair", "avacado", "avocado"),
-        ("a stone mug", "stone", "marble"),
-        ("a checkered table", "checkered", "chequered"),
-        ("a gold mug on a gray background", "gray", "grey"),
-        ("A SOFA MADE OF AVOCADO!", "sofa", "armchair"),
-        ("sofas made of gold", "sofas", "armchair"),
+        ("a silver mug", "silver", "golden"),
+        ("a taxi made of cheese", "taxi", "car"),
+        ("A THRONE MADE OF AVOCADO!", "throne", "armchair"),
+        ("thrones made of gold", "thrones", "armchair"),
     ],
 )
 def test_the_nearest_known_word_is_named(prompt, word, near):
@@ -209,7 +208,16 @@ def test_words_without_a_neighbour_are_named_too():
 
 
 @pytest.mark.parametrize(
-    "prompt", ["a mug", "3D render of an avocado style armchair", "A Zebra-Striped Mug, please!", "draw me some golden ducks"]
+    "prompt",
+    [
+        "a mug",
+        "3D render of an avocado style armchair",
+        "A Zebra-Striped Mug, please!",
+        "draw me some golden ducks",
+        "a sofa made of avocado",
+        "a checkered desk on a gray background",
+        "Could you draw me a spaceship that looks like molten lava, in front of a violet wall?",
+    ],
 )
 def test_clean_prompts_get_no_note(prompt):
     assert note_unknown_words(prompt) is None
@@ -220,8 +228,8 @@ def test_captions_of_the_world_get_no_note():
         for material in MATERIALS:
             assert note_unknown_words(plain(object, material, "pink")) is None
     notes = [note_unknown_words(scene_at("train", i)[1]) for i in range(300)]
-    # Some captions end in words about something else, on purpose: those are noted, and nothing more is said.
-    assert 0.03 < sum(note is not None for note in notes) / 300 < 0.2
+    # A few captions end in words about something else, on purpose: those are noted, and nothing more is said.
+    assert 0.01 < sum(note is not None for note in notes) / 300 < 0.2
     assert not any("It draws one of" in note for note in notes if note)
 
 

@@ -1,6 +1,7 @@
 """Curios: impossible objects, object x material x background, rendered on the fly with captions and exact masks."""
 
-from .vocabulary import BACKGROUNDS, MATERIALS, OBJECTS, SPLITS, caption, held_out, pairs, parse, plain
+from .captions import caption
+from .vocabulary import BACKGROUNDS, MATERIALS, OBJECTS, SPLITS, held_out, pairs, parse, plain
 
 __all__ = ["BACKGROUNDS", "MATERIALS", "OBJECTS", "SPLITS", "Curios", "caption", "held_out", "pairs", "parse", "plain"]
 __all__ += ["scene_at"]

@@ -26,8 +26,9 @@ from ..errors import UserError
 from ..files import atomic_write, disk_errors
 from ..images import to_model
 from . import render
+from .captions import caption
 from .shapes import OBJECTS as SHAPES
-from .vocabulary import BACKGROUNDS, MATERIALS, OBJECTS, caption, pairs
+from .vocabulary import BACKGROUNDS, MATERIALS, OBJECTS, pairs
 
 # Changes whenever picture number i of a split would have other pixels: an older cache is not read then. The tests compare
 # pixels with stored ones and fail when this was forgotten.

@@ -1,8 +1,8 @@
-"""Captions of Curios: many wordings for one picture, and back from a wording to what it names.
+"""The words of Curios: objects, materials and backgrounds, other words for them, and from a wording back to what it names.
 
-The articles, adjectives and "made of" forms are written out by hand so that phrases read naturally: *a zebra-striped mug*,
-*a golden duck*, *a mug made of watermelon*. Two words are ambiguous on purpose: *bat* (the animal, the baseball bat) and
-*orange* (the fruit, the colour of a background); only their context decides.
+The adjectives and "made of" forms are written out by hand so that phrases read naturally: *a zebra-striped mug*, *a golden
+duck*, *a mug made of watermelon*. Two words are ambiguous on purpose: *bat* (the animal, the baseball bat) and *orange* (the
+fruit, the colour of a background); only their context decides. How captions are worded stands in ``captions``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import difflib
 import functools
 import hashlib
 import itertools
-import random
 import re
 from pathlib import Path
 
@@ -26,22 +25,26 @@ MATERIALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "avocado": (("avocado", "avocado style"), ("made of avocado", "in the style of an avocado")),
     "watermelon": (("watermelon", "watermelon style"), ("made of watermelon", "in the style of a watermelon")),
     "strawberry": (("strawberry", "strawberry style"), ("made of strawberry", "in the style of a strawberry")),
-    "orange": (("orange fruit", "juicy orange"), ("made of orange", "in the style of an orange fruit")),
+    "orange": (("orange fruit", "juicy orange", "orange"), ("made of orange", "in the style of an orange fruit")),
     "cheese": (("cheese", "cheesy"), ("made of cheese", "made of yellow cheese")),
     "waffle": (("waffle", "waffle style"), ("made of waffle", "made of waffles")),
-    "wood": (("wooden", "wood"), ("made of wood", "carved from wood")),
-    "brick": (("brick", "brick style"), ("made of bricks", "made of brick", "built of bricks")),
-    "gold": (("golden", "gold"), ("made of gold", "cast in gold")),
-    "marble": (("marble", "marble style"), ("made of marble", "carved from marble")),
-    "zebra": (("zebra-striped", "zebra style"), ("with zebra stripes", "in a zebra pattern")),
-    "checkerboard": (("chequered", "checkerboard"), ("with a checkerboard pattern", "in a checkerboard pattern")),
-    "lava": (("lava", "lava style"), ("made of lava", "made of hot lava")),
-    "candy cane": (("candy cane", "candy cane style"), ("made of candy cane", "made of candy canes")),
-    "sprinkles": (("sprinkle-covered", "sprinkles"), ("made of sprinkles", "covered in sprinkles")),
-    "galaxy": (("galaxy", "galaxy style"), ("with a galaxy pattern", "made of stars and galaxies")),
+    "wood": (("wooden", "wood", "oak", "timber"), ("made of wood", "carved from wood")),
+    "brick": (("brick", "brick style", "bricky"), ("made of bricks", "made of brick", "built of bricks")),
+    "gold": (("golden", "gold", "gold-plated", "gilded", "shiny gold"), ("made of gold", "cast in gold")),
+    "marble": (("marble", "marble style", "marbled"), ("made of marble", "carved from marble")),
+    "zebra": (("zebra-striped", "zebra style", "zebra print", "zebra"), ("with zebra stripes", "in a zebra pattern")),
+    "checkerboard": (
+        ("chequered", "checkerboard", "checkered", "checked", "chessboard", "chess board"),
+        ("with a checkerboard pattern", "in a checkerboard pattern"),
+    ),
+    "lava": (("lava", "lava style", "molten lava"), ("made of lava", "made of hot lava")),
+    "candy cane": (("candy cane", "candy cane style", "peppermint"), ("made of candy cane", "made of candy canes")),
+    "sprinkles": (("sprinkle-covered", "sprinkles", "sprinkled"), ("made of sprinkles", "covered in sprinkles")),
+    "galaxy": (
+        ("galaxy", "galaxy style", "starry", "cosmic", "galactic"),
+        ("with a galaxy pattern", "made of stars and galaxies"),
+    ),
 }
-BARE_BAT = {"flying bat": ("with wings", "that flies at night"), "baseball bat": ("to hit a ball", "for a ball game")}
-COLOURS = "|".join(BACKGROUNDS)
 OPENINGS = (
     "",
     "",
@@ -69,26 +72,22 @@ def article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" and not phrase.startswith("uni") else "a ") + phrase
 
 
-def caption(object: str, material: str, background: str, rng: random.Random) -> str:
-    """One of many wordings; about two thirds of them name the background.
+@functools.cache
+def wordings(section: str) -> tuple[str, ...]:
+    """The lines of one section of ``wordings.txt``."""
+    text = (Path(__file__).parent / "wordings.txt").read_text(encoding="utf-8")
+    lines = text.split(f"\n[{section}]\n")[1].split("\n\n")[0].split("\n")
+    return tuple(line for line in lines if line and not line.startswith("#"))
 
-    Every wording names object and material so that :func:`parse` finds them again.
-    """
-    adjectives, afters = MATERIALS[material]
-    noun, tail = object, ""
-    if object in BARE_BAT and rng.random() < 0.4:
-        noun, tail = "bat", " " + rng.choice(BARE_BAT[object])
-    if rng.random() < 0.5:
-        text = article(f"{rng.choice(adjectives)} {noun}{tail}")
-    else:
-        text = f"{article(noun)} {rng.choice(afters)}{tail}"
-    text = rng.choice(OPENINGS) + text
-    if rng.random() < 0.67:
-        text += " " + rng.choice(BACKDROPS).format(a=article(background), c=background)
-    if rng.random() < 0.15:  # words about something else, for real prompts hold them too
-        a, b, c = (rng.choice(common_words(spare=True)) for _ in range(3))
-        text += " " + rng.choice((*CLOSINGS, f"{a} into {b} {c}", f"{a} and {b}", f"{a} with {b} {c}", a))
-    return text
+
+@functools.cache
+def synonyms(section: str) -> dict[str, tuple[str, ...]]:
+    """A section of ``wordings.txt`` whose lines are a name, a colon and other words for it."""
+    table: dict[str, tuple[str, ...]] = {}
+    for line in wordings(section):
+        name, others = line.split(": ")
+        table[name] = (*table.get(name, ()), *others.split(", "))
+    return table
 
 
 def plain(object: str, material: str, background: str | None = None) -> str:
@@ -105,30 +104,60 @@ def common_words(spare: bool = False) -> tuple[str, ...]:
 
 
 @functools.cache
-def vocabulary() -> set[str]:
-    """Every word that a caption can hold, in lower case."""
-    phrases = [*OBJECTS, *BACKGROUNDS, *OPENINGS, *BACKDROPS, *CLOSINGS, "a an bat"]
-    phrases += [p for forms in MATERIALS.values() for group in forms for p in group]
-    phrases += [p for group in BARE_BAT.values() for p in group]
-    return set(re.findall(r"[a-z0-9]+", " ".join(phrases).replace("{a}", "").replace("{c}", "").lower()))
+def vocabulary(names: bool = False) -> set[str]:
+    """Every word that a caption can hold, in lower case; ``names``: only those of objects, materials and backgrounds."""
+    phrases = [*OBJECTS, *BACKGROUNDS, *wordings("nouns"), *wordings("stuffs"), *wordings("colours")]
+    phrases += [phrase for forms in MATERIALS.values() for group in forms for phrase in group]
+    if not names:
+        text = (Path(__file__).parent / "wordings.txt").read_text(encoding="utf-8")
+        phrases.append(re.sub(r"(?m)^#.*|^\[.*", " ", text))  # no comments, no names of sections
+        phrases += [*OPENINGS, *BACKDROPS, *CLOSINGS, "a an bat"]
+    return set(re.findall(r"[a-z0-9]+", re.sub(r"\{.*?\}", " ", " ".join(phrases)).lower()))
 
 
 def parse(text: str) -> tuple[str | None, str | None, str | None]:
     """What a wording names: (object, material, background), None for what it does not name."""
-    text = re.sub(r"[^a-z0-9 -]", " ", text.lower())
+    text = re.sub(r"[^a-z0-9 ,;:/+'-]", " ", text.lower())
+    for word, (slip,) in synonyms("slips").items():
+        text = re.sub(rf"\b{slip}\b", word, text)
+    text = without_articles(" ".join(text.split()))
+    colours = {name: name for name in BACKGROUNDS} | _named(synonyms("colours"))
+    colour, hues = f"({'|'.join(colours)})", f"(?:(?:{'|'.join(wordings('hues'))}) )*"
     background = None
-    backdrop = rf"\b(?:(?:on|with|front of) an? ({COLOURS}) background|on ({COLOURS})\b)"
-    for found in re.finditer(backdrop, text):
-        background = found[1] or found[2]
-    text = re.sub(backdrop, " ", text)
-    material = _first(text, {form: name for name, groups in MATERIALS.items() for group in groups for form in (*group, name)})
-    nouns = {name: name for name in OBJECTS} | {tail: name for name, tails in BARE_BAT.items() for tail in tails}
-    return _first(text, nouns), material, background
+    for backdrop in (
+        rf"\b{colour} (?:as |in )?(?:background|backdrop|bg|wall(?! clock)|room|surface|paper|behind)\b",
+        rf"\b(?:background|backdrop|bg|behind it|around it|painted)(?: (?:should|must|is|be|in|colou?r:?))*:? {hues}{colour}\b",
+        rf"\b(?:on|against|front of|surrounded by) {hues}{colour}\b",
+    ):
+        for found in re.finditer(backdrop, text):
+            background = colours[found[1]]
+        text = re.sub(backdrop, " ", text)
+    forms = {form: name for name, groups in MATERIALS.items() for group in groups for form in (*group, name)}
+    forms |= _named(synonyms("stuffs"))
+    del forms["orange"]  # it may be the background
+    material = _first(text, forms) or _first(text, {"orange": "orange"})
+    bare = re.search(rf"\b{colour}(?= ?[,;/+-] |[,;:]|$)", text)
+    if bare and not background and colours[bare[1]] != material:
+        background = colours[bare[1]]
+    object = _first(text, {name: name for name in OBJECTS} | _named(synonyms("nouns")))
+    if object is None and re.search(r"\bbats?\b", text):
+        object = _first(text, _named(synonyms("bare bat")))
+    return object, material, background
+
+
+def _named(table: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    """``{"mug": ("cup", "beaker")}`` -> ``{"cup": "mug", "beaker": "mug"}``."""
+    return {other: name for name, others in table.items() for other in others}
+
+
+def without_articles(text: str) -> str:
+    """``a mug on the table`` -> ``mug on table``."""
+    return re.sub(r"\b(an?|the) ", "", text)
 
 
 def _first(text: str, names: dict[str, str]) -> str | None:
     for form in sorted(names, key=len, reverse=True):  # the longest wins: "candy cane" before "cane"
-        if re.search(rf"(?<![a-z]){re.escape(form)}s?(?![a-z])", text):
+        if re.search(rf"(?<![a-z]){re.escape(without_articles(form))}s?(?![a-z])", text):
             return names[form]
     return None
 
@@ -168,13 +197,13 @@ def _pairs(split: str) -> list[tuple[str, str]]:
     return [pair for pair in kept if (pair in others[:20]) == (split == "held_out_dev")]
 
 
-NEAR = {  # words that people use for what Curios has under another name
-    "sofa": "armchair", "couch": "armchair", "chair": "armchair", "seat": "armchair", "cup": "mug", "desk": "table",
-    "hat": "top hat", "automobile": "car", "taxi": "car", "home": "house", "cottage": "house", "bird": "duck",
-    "fungus": "mushroom", "toadstool": "mushroom", "spaceship": "rocket", "bear": "teddy bear", "parasol": "umbrella",
-    "kettle": "teapot", "stripes": "zebra-striped", "striped": "zebra-striped", "stars": "galaxy", "space": "galaxy",
-    "magma": "lava", "stone": "marble", "metal": "golden", "timber": "wooden", "pancake": "waffle", "melon": "watermelon",
-    "checkered": "chequered", "checked": "chequered", "gray": "grey", "violet": "purple", "red": "pink", "black": "grey",
+NEAR = {  # words that people use for what Curios has under another name; synonyms in captions are known already
+    "throne": "armchair", "bench": "armchair", "stool": "armchair", "goblet": "mug", "glass": "mug", "lantern": "lamp",
+    "candle": "lamp", "jug": "teapot", "mattress": "bed", "watch": "clock", "cap": "top hat", "taxi": "car", "truck": "car",
+    "bus": "car", "castle": "house", "barn": "house", "bird": "duck", "goose": "duck", "swan": "duck", "plane": "rocket",
+    "panda": "teddy bear", "pancake": "waffle", "toast": "waffle", "lemon": "orange", "cherry": "strawberry",
+    "silver": "golden", "granite": "marble", "tiger": "zebra", "leopard": "zebra", "tartan": "chequered", "fire": "lava",
+    "lilac": "purple", "lavender": "purple", "crimson": "pink", "navy": "blue", "turquoise": "blue",
 }  # fmt: skip
 SILENT = {
     "the", "with", "and", "of", "to", "in", "into", "on", "at", "by", "for", "from", "is", "that", "this", "some", "very",
@@ -185,7 +214,7 @@ SILENT = {
 def note_unknown_words(prompt: str) -> str | None:
     """A friendly note about words that Curios has no picture for, each with the nearest one that it knows; else None."""
     words = dict.fromkeys(re.findall(r"[a-z0-9]{2,}", prompt.lower()))
-    known = vocabulary()
+    known, names = vocabulary(), sorted(vocabulary(names=True))
     unknown = [w for w in words if w not in known and w.rstrip("s") not in known and w not in SILENT]
     object, material, _ = parse(prompt)
     if not unknown and object:
@@ -193,7 +222,7 @@ def note_unknown_words(prompt: str) -> str | None:
     hints = []
     for word in unknown[:6]:
         near = NEAR.get(word) or NEAR.get(word.rstrip("s"))
-        close = [near] if near else difflib.get_close_matches(word, sorted(known), 1, 0.75)
+        close = [near] if near else difflib.get_close_matches(word, names, 1, 0.75)
         hints.append(f"{word!r} (nearest: {close[0]!r})" if close else f"{word!r}")
     note = f"The model has no picture for {', '.join(hints)}{' and more' if len(unknown) > 6 else ''}. " if hints else ""
     if object is None:
