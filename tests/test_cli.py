@@ -156,6 +156,7 @@ BAD = [
     *((["generate", "a mug", "--steps", bad], "--steps") for bad in ("0", "1001", "x", "2.5")),
     *((["generate", "a mug", "--guidance", bad], "--guidance") for bad in ("nan", "inf", "-1", "x")),
     *((["generate", "a mug", "--count", bad], "--count") for bad in ("0", "257", "many")),
+    (["generate", "a mug", "--seed", str(2**63 - 2), "--count", "3"], f"beyond the last seed, {2**63 - 1}"),
     (["generate", "a mug", "--sampler", "euler"], "'euler'"),
     (["generate", "a mug", "--out", "."], "'.'"),
     (["generate", "a mug", "--out", "a.jpg"], "'a.jpg'"),
@@ -391,6 +392,9 @@ def test_no_home(tmp_path):
         variables = {**environment(), "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
         done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
         assert done.returncode == 0 and "wrote" in done.stdout, done.stderr
+    script = "from ldm_tutorial.notebook.doctor import check_kernel; print(check_kernel())"
+    done = subprocess.run([*user, sys.executable, "-c", script], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert "level='warn'" in done.stdout and "export HOME=" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,8 @@ def generate(
     about = read_about(model or WEIGHTS)
     check_prompts(prompt, negative, about)
     check_file(out)
+    if seed + count > 2**63:
+        raise UserError(f"--seed {seed} with --count {count} counts beyond the last seed, {2**63 - 1}: give a smaller --seed.")
 
     from ..notebook.figures import grid
 

@@ -157,6 +157,9 @@ def check_kernel() -> Finding:
     except ModuleNotFoundError:
         return Finding("warn", "Jupyter is not installed: all works but the notebooks", EXTRAS)
     except Exception as error:
+        if "home directory" in str(error):  # no HOME, and a user whom the system has no name for
+            what = "Jupyter needs a home folder, and there is none: all works but the notebooks"
+            return Finding("warn", what, "name one that you may write to: `export HOME=/some/folder`")
         return Finding("fault", f"Jupyter has no kernel `python3`: {first_line(error)}", cure)
     # A bare name means: the Python that runs Jupyter. A symbolic link is not followed: every .venv links to one Python.
     if os.path.isabs(program) and Path(program).parent != Path(sys.executable).parent:

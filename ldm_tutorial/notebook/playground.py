@@ -44,7 +44,7 @@ def check_seed(seed: object) -> int:
     """
     text = str(seed).strip()
     if isinstance(seed, bool) or not re.fullmatch(r"\+?[0-9]{1,19}", text) or int(text) >= 2**63:
-        raise UserError(f"The seed {str(seed)[:40]!r} must be a whole number from 0 upwards, for example 7.")
+        raise UserError(f"The seed {str(seed)[:40]!r} must be a whole number from 0 to 2^63 - 1, for example 7.")
     return int(text)
 
 
