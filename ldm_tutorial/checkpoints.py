@@ -21,7 +21,7 @@ from .errors import UserError
 from .files import WEIGHTS, atomic_folder, disk_errors, write_checksums, write_json
 from .models import Models, default_device
 from .storage.about import About
-from .storage.folders import CLASSES, check_files, check_fit, check_folder, check_layout, find_variant
+from .storage.folders import CLASSES, check_files, check_fit, check_folder, check_layout, damaged_weights, find_variant
 from .storage.hub import KNOWN, find_checkpoint
 from .storage.quiet import quiet
 
@@ -107,8 +107,12 @@ def _load(folder: Path, others: dict[str, Path], dtype: torch.dtype, device: str
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
-        raise UserError(f"The model in {str(folder)!r} can't be loaded: {reason}.") from None
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+        place, reason = folder, damaged_weights(folder)
+        for other in others.values():
+            place, reason = (place, reason) if reason else (other, damaged_weights(other))
+        place = place if reason else folder
+        raise UserError(f"The model in {str(place)!r} can't be loaded: {reason or said}.") from None
     scheduler = type(pipe.scheduler).from_pretrained(str(folder / "scheduler"))  # as it is: the pipeline has changed its own
     models = Models(pipe.vae, pipe.unet, pipe.text_encoder, pipe.tokenizer, scheduler)
     check_fit(models)

@@ -155,17 +155,29 @@ def verify_checksums(folder: Path, start: str = "") -> dict[str, str]:
 
 
 def _is_cut_short(path: Path) -> bool:
-    """A safetensors file says how long it is: 8 bytes with the header's length, the header, the tensors."""
-    size = path.stat().st_size
     if path.suffix != ".safetensors":
-        return size == 0
+        return path.stat().st_size == 0
+    return weights_fault(path) == "cut short"
+
+
+def weights_fault(path: Path) -> str | None:
+    """What can be seen to be wrong with a safetensors file, if anything. It says how long it is: 8 bytes with the length of
+    its header, the header, the tensors."""
+    size = path.stat().st_size
     with open(path, "rb") as file:
-        header_end = 8 + int.from_bytes(file.read(8), "little")
+        start = file.read(64)
+        if start.startswith(b"version https://git-lfs"):
+            return "a pointer of git-lfs in place of the file"
+        header_end = 8 + int.from_bytes(start[:8], "little")
         if header_end > size:
-            return True
+            return "cut short" if start[8:9] in (b"", b"{") else "no safetensors file"
+        file.seek(8)
         try:
             header = json.loads(file.read(header_end - 8))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            end = header_end + max(ends, default=0)
         except (ValueError, KeyError, TypeError, AttributeError):
-            return False
-    return size < header_end + max(ends, default=0)
+            return "no safetensors file"
+    if size == end:
+        return None
+    return "cut short" if size < end else f"{size - end:,} bytes too long"

@@ -33,6 +33,9 @@ def check_prompt(prompt: object, tokenizer=None, about: About = CURIOS, what: st
             f"The {what} {prompt[:40]!r} has nothing that this model was taught to read ({' and '.join(about.scripts)}): "
             f"try {about.example!r}."
         )
+    for mark in (START, END):
+        if mark in prompt.lower():
+            raise UserError(f"The {what} holds {mark}, a mark that the tokenizer itself puts around a text: leave it out.")
     limit = tokenizer.model_max_length if tokenizer else 77
     if len(prompt) >= LONGEST:
         size = f"{len(prompt)} characters"

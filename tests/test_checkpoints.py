@@ -454,6 +454,32 @@ def test_damaged_files(layouts, tmp_path, file, content, says):
     one_sentence(error)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 3438\n", "pointer of git-lfs"),
+        (lambda whole: b"<!DOCTYPE html><html>Access denied</html>", "no safetensors file"),  # "HeaderTooLarge"
+        (lambda whole: bytes(len(whole)), "no safetensors file"),
+        (lambda whole: whole[:-10], "cut short"),
+        (lambda whole: whole[:200], "cut short"),
+        (lambda whole: b"", "cut short"),
+        (lambda whole: whole + bytes(1200), "1,200 bytes too long"),
+    ],
+    ids=["pointer", "page", "zeros", "cut", "cut in the header", "empty", "too long"],
+)
+def test_damaged_weights(layouts, tiny_vae, tmp_path, change, says):
+    folder = shutil.copytree(layouts["sd15"], tmp_path / "model")
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=f"can't be loaded: unet/{path.name} is .*{says}.*: fetch or copy it again.$"):
+        load_checkpoint(folder)
+    part = shutil.copytree(tiny_vae, tmp_path / "part")
+    path = part / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=f"in '{part}' can't be loaded: {path.name} is .*{says}"):
+        load_checkpoint(layouts["sd15"], vae=part)
+
+
 def test_no_tokenizer(layouts, tmp_path):
     """The library would make one of two tokens, without a word."""
     folder = shutil.copytree(layouts["sd15"], tmp_path / "mute")
@@ -518,7 +544,11 @@ def test_nothing_is_fetched_unasked(cache, options, says):
 def test_half_a_download_is_no_checkpoint(layouts, cache):
     id = "stabilityai/sd-turbo"
     there = put(cache, id, layouts["turbo"], KNOWN[id].revision)
-    (there / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    weights = there / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    with pytest.raises(UserError, match="not on this machine"):
+        load_checkpoint(id)
+    weights.symlink_to("../../blobs/gone")  # as it is left where a cache was copied without its links' targets
     with pytest.raises(UserError, match="not on this machine"):
         load_checkpoint(id)
 

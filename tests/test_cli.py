@@ -114,6 +114,15 @@ def test_several_pictures_and_a_sheet(ldm, tmp_path, tiny_folder):
     assert np.abs(np.asarray(Image.open(tmp_path / "alone.png")).astype(int) - pictures[1]).max() <= 1
 
 
+def test_a_seed_of_more_than_32_bits_names_the_smaller_one(ldm, tmp_path, tiny_folder):
+    made = []
+    for seed in (7, 7 + 2**32):
+        status, _, said = ldm("generate", "a mug", "--seed", seed, "--out", f"{seed}.png", "--model", tiny_folder, *FEW)
+        assert status == 0 and ("draws what 7 draws" in said) == (seed != 7)
+        made.append((tmp_path / f"{seed}.png").read_bytes())
+    assert made[0] == made[1]
+
+
 def test_every_option_counts(ldm, tmp_path, tiny_folder):
     basic = {"--seed": 7, "--steps": 4, "--guidance": 3, "--sampler": "ddim", "--negative": ""}
     changes = [{}, {"--seed": 8}, {"--steps": 3}, {"--guidance": 9}, {"--guidance": 1}, {"--sampler": "ddpm"}]
@@ -157,6 +166,8 @@ BAD = [
     *((["generate", "a mug", "--guidance", bad], "--guidance") for bad in ("nan", "inf", "-1", "x")),
     *((["generate", "a mug", "--count", bad], "--count") for bad in ("0", "257", "many")),
     (["generate", "a mug", "--seed", str(2**63 - 2), "--count", "3"], f"beyond the last seed, {2**63 - 1}"),
+    (["generate", "a mug <|endoftext|> of gold"], "holds <|endoftext|>"),
+    (["generate", "a mug", "--negative", "<|startoftext|>red"], "negative prompt holds <|startoftext|>"),
     (["generate", "a mug", "--sampler", "euler"], "'euler'"),
     (["generate", "a mug", "--out", "."], "'.'"),
     (["generate", "a mug", "--out", "a.jpg"], "'a.jpg'"),

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.lab import page, pictures
@@ -104,6 +104,21 @@ def lab() -> Image.Image:
     return ImageCms.profileToProfile(RGB, srgb, lab, outputMode="LAB")
 
 
+CLEAR = {"transparency": 51 * 257}
+
+
+def large_text() -> dict:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 3 * 2**20, zip=True)
+    return {"pnginfo": info}
+
+
+def too_much_text() -> dict:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 65 * 2**20, zip=True)
+    return {"pnginfo": info}
+
+
 # name: (image, format, options of save, grey of the left half and of the right as a picture); as a mask, what is clear stays
 KINDS = {
     "1": (GREY.point(lambda v: 255 * (v > 128), "1"), "PNG", {}, (0, 255)),
@@ -120,6 +135,7 @@ KINDS = {
     "CMYK, JPEG": (RGB.convert("CMYK"), "JPEG", {"quality": 95}, (51, 204)),
     "LAB": (lab(), "TIFF", {}, (51, 204)),
     "16 bit, PNG": (Image.fromarray(HALVES.astype(np.uint16) * 257), "PNG", {}, (51, 204)),
+    "16 bit, one grey clear": (Image.fromarray(HALVES.astype(np.uint16) * 257), "PNG", CLEAR, (255, 204)),
     "16 bit, TIFF": (Image.fromarray((HALVES.astype(np.uint16) * 257).astype(">u2")), "TIFF", {}, (51, 204)),
     "16 bit, PPM": (Image.fromarray(HALVES.astype(np.int32) * 257), "PPM", {}, (51, 204)),
     "32 bit, small numbers": (Image.fromarray(HALVES.astype(np.int32) * 257), "TIFF", {}, (51, 204)),
@@ -135,6 +151,9 @@ KINDS = {
     "EXIF of rubbish": (RGB, "JPEG", {"exif": b"Exif\0\0b'Exif\\x00\\x00MM", "quality": 95}, (51, 204)),
     "colour profile of rubbish": (RGB, "PNG", {"icc_profile": b"no profile"}, (51, 204)),
     "colour profile sRGB": (RGB, "PNG", {"icc_profile": SRGB}, (51, 204)),
+    "3 MB of text": (RGB, "PNG", large_text(), (51, 204)),
+    "65 MB of text": (RGB, "PNG", too_much_text(), "exceed 64 MB"),
+    "3 MB of colour profile": (RGB, "PNG", {"icc_profile": b"CMYK" * 750_000}, (51, 204)),
     "one pixel": (Image.new("RGB", (1, 1), (204, 204, 204)), "PNG", {}, (204, 204)),
     "a strip": (Image.new("L", (2000, 40)), "PNG", {}, "2,000 x 40 pixels"),
     "huge": (Image.new("1", (10_000, 9_000)), "PNG", {}, "10,000 x 9,000 pixels"),
@@ -330,6 +349,45 @@ def test_pictures_that_no_line_names_are_named(tmp_path, ldm):
     assert found.notes == {"picture that no line of a table names, left out": ["more.webp"]}
     again = Pictures(folder, 32, tmp_path / "run", progress=False)  # from the run's copy
     assert again.notes == found.notes
+
+
+def test_tables_of_other_names_and_kinds(tmp_path):
+    folder = folder_of(tmp_path / "in", 4)
+    table = (folder / "metadata.csv").read_text()
+    for given, sentence in {
+        folder / "metadata.csv": "metadata.csv' is a file: name the folder",
+        tmp_path / "nowhere": "There is no folder",
+    }.items():
+        with pytest.raises(UserError, match=sentence):
+            folder_rows(given)
+    for head in ("file_name, text", '"file_name" ,text\t'):
+        (folder / "metadata.csv").write_text(table.replace("file_name,text", head), encoding="utf-8-sig")
+        assert len(captions_of(folder)) == 4
+    (folder / "metadata.csv").write_text(table.replace("file_name,text", "file_name,text,text"))
+    assert folder_rows(folder).faults == {"table that can't be read": ["metadata.csv (2 columns are named text)"]}
+    os.rename(folder / "metadata.csv", folder / "metadata1000.csv")
+    with pytest.raises(UserError, match=r"\(or a metadata.jsonl; metadata1000.csv is not called so\)\."):
+        folder_rows(folder)
+
+
+def test_what_is_called_a_picture_and_is_none(tmp_path):
+    folder = folder_of(tmp_path / "in", 4, text=lambda i: f"bar {i} <|endoftext|> of gold" if i == 2 else f"bar {i}")
+    (folder / "000.png").unlink()
+    (folder / "000.png").mkdir()
+    (folder / "001.png").unlink()
+    os.mkfifo(folder / "001.png")
+    os.rename(folder / "003.png", folder / "train.png")
+    (folder / "images.zip").write_bytes(b"PK")
+    found = folder_rows(folder)
+    assert found.faults == {
+        "folder or device in place of a picture": ["'000.png' (metadata.csv, line 2)", "'001.png' (metadata.csv, line 3)"],
+        "caption that holds <|endoftext|>, which the tokenizer itself puts around a text": ["002.png"],
+        "missing file": ["'003.png' (metadata.csv, line 5)"],
+    }
+    assert found.notes == {
+        "archive, which is not looked into: unpack it": ["images.zip"],
+        "picture that no line of a table names, left out": ["train.png"],
+    }
 
 
 def test_names_in_other_forms(tmp_path):

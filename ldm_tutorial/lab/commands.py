@@ -30,7 +30,7 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-Seed = Annotated[int, Option(min=0, max=2**63 - 1, help="Another seed, another picture.")]
+Seed = Annotated[int, Option(min=0, max=2**63 - 1, help="Another seed, another picture, up to 2^32.")]
 Steps = Annotated[int | None, Option(min=1, max=1000, help="Denoising steps of a whole run; unset: 20.")]
 Guidance = Annotated[float | None, Option(min=0, max=50, callback=finite, help="Up to 1 is none; unset: 3.")]
 Strength = Annotated[float | None, Option(min=0.001, max=1, callback=finite, help="How far; unset: 0.6, with --mask 1.")]
@@ -79,6 +79,11 @@ def remark(text: str | None) -> None:
     """Say something on the side."""
     if text:
         print(text, file=sys.stderr)
+
+
+def remark_large_seed(seed: int) -> None:
+    """Name the smaller seed that draws the same: of a seed, torch's random numbers use 32 bits."""
+    remark(f"The seed {seed} draws what {seed % 2**32} draws: only its low 32 bits count." if seed >= 2**32 else None)
 
 
 def remark_unknown_words(prompt: str, about: About) -> None:
@@ -287,6 +292,7 @@ def generate(
         prompt, negative = check_prompts(prompt, negative, about, models.tokenizer)
         remark_unknown_words(prompt, about)
         pictures = sample(models, [prompt] * count, seeds, sampling, negative_prompt=negative, **options)
+    remark_large_seed(seed + count - 1)
     files = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in seeds] if count > 1 else []
     for file, picture in zip(files, pictures, strict=False):
         save_picture(picture, file)
@@ -323,6 +329,7 @@ def edit(
     image, place, what_was_done = read_picture(picture, models.resolution, mask)
     remark(what_was_done)
     remark_unknown_words(prompt, about)
+    remark_large_seed(seed)
     if place is None:
         made = img2img(models, [image], [prompt], [seed], **options)
     else:

@@ -22,9 +22,11 @@ from PIL import Image
 
 from ..errors import UserError
 from ..notebook.picture_files import FORMATS
+from ..text import END, START
 
 HUB = "hub:"
 COLUMNS = {"file_name", "text"}
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".rar", ".7z")
 
 
 class Remarks(dict):
@@ -73,6 +75,9 @@ class Rows:
             elif any("\ud800" <= letter <= "\udfff" for letter in text):
                 self.faults.add("caption with half a character, as of an emoji cut in two", f"{row.name} ({ascii(text)[-40:]})")
             else:
+                for mark in (START, END):
+                    if mark in text.lower():
+                        self.faults.add(f"caption that holds {mark}, which the tokenizer itself puts around a text", row.name)
                 if len(text.strip().splitlines()) > 1:
                     self.notes.add("caption that holds a line break, read as a space", row.name)
                 text = " ".join(text.split())
@@ -84,9 +89,13 @@ def csv_lines(path: Path) -> Iterator[tuple[int, dict]]:
     """(number of the line, row) of a metadata.csv."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        if not set(reader.fieldnames or ()) >= COLUMNS:
-            yield 1, dict.fromkeys(reader.fieldnames or ())
+        reader.fieldnames = names = [name.strip() for name in reader.fieldnames or ()]
+        if not set(names) >= COLUMNS:
+            yield 1, dict.fromkeys(names)
             return
+        for name in COLUMNS:
+            if names.count(name) > 1:
+                raise csv.Error(f"{names.count(name)} columns are named {name}")
         first = 2
         for row in reader:
             yield first, row
@@ -130,7 +139,8 @@ def table_lines(path: Path, name: str, faults: Remarks) -> Iterator[tuple[str, s
     except UnicodeDecodeError as error:
         faults.add("table that can't be read", f"{name} (it is no UTF-8 text: {error.reason} at byte {error.start:,})")
     except csv.Error as error:
-        faults.add("table that can't be read", f"{name} ({error}: is there a quote that is never closed?)")
+        hint = "" if "columns" in str(error) else ": is there a quote that is never closed?"
+        faults.add("table that can't be read", f"{name} ({error}{hint})")
     except OSError as error:
         faults.add("table that can't be read", f"{name} ({error.strerror})")
 
@@ -156,6 +166,8 @@ def folder_rows(folder: Path) -> Rows:
     Raises:
         UserError: when there is no folder, or no table in it.
     """
+    if folder.is_file():
+        raise UserError(f"{str(folder)!r} is a file: name the folder that holds the pictures and their metadata.csv, unpacked.")
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {str(folder)!r}: name a folder of pictures with a metadata.csv (columns file_name and text), "
@@ -164,9 +176,11 @@ def folder_rows(folder: Path) -> Rows:
     files = {path.relative_to(folder).as_posix(): path for path in walk(folder)}
     tables = [name for name, path in files.items() if path.name in ("metadata.csv", "metadata.jsonl")]
     if not tables:
+        others = [name for name, path in files.items() if path.suffix.lower() in (".csv", ".jsonl", ".json", ".tsv")]
+        there = f"; {', '.join(others[:3])} is not called so" if others else ""
         raise UserError(
             f"{str(folder)!r} has no captions: put a metadata.csv with the columns file_name and text beside the pictures "
-            "(or a metadata.jsonl)."
+            f"(or a metadata.jsonl{there})."
         )
     # An accented letter can be written in two ways, and some systems change one into the other when they copy.
     composed = {unicodedata.normalize("NFC", name): name for name in files}
@@ -180,7 +194,8 @@ def folder_rows(folder: Path) -> Rows:
             if name.startswith("../"):
                 found.faults.add("path that leaves the folder", f"{given[:100]!r} ({where})")
             elif not os.path.isfile(folder / name):
-                found.faults.add("missing file", f"{given[:100]!r} ({where})")
+                kind = "folder or device in place of a picture" if os.path.exists(folder / name) else "missing file"
+                found.faults.add(kind, f"{given[:100]!r} ({where})")
             else:
                 if name not in rows:
                     stat = (folder / name).stat()
@@ -188,7 +203,9 @@ def folder_rows(folder: Path) -> Rows:
                 found.add_captions(rows[name], text)
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     for name, path in files.items():
-        if path.suffix.lower() in endings and name not in rows:
+        if path.suffix.lower() in ARCHIVES:
+            found.notes.add("archive, which is not looked into: unpack it", name)
+        elif path.suffix.lower() in endings and name not in rows and path.is_file():
             found.notes.add("picture that no line of a table names, left out", name)
     found.rows = list(rows.values())
     return found

@@ -6,12 +6,14 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from ..errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none of them runs another program to be read
 LARGEST = 89_478_485  # pixels of one picture: above this, Pillow warns of files made to fill the memory
+# Some programs write a megabyte of text into a PNG, or a large colour profile; Pillow takes 64 MB of them, but 1 MB of each.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 def load_picture(source, background: str = "white", side: int | None = None) -> Image.Image:
@@ -39,6 +41,8 @@ def load_picture(source, background: str = "white", side: int | None = None) -> 
 
 def _reason(error: Exception) -> str:
     """Why a file is no picture."""
+    if "MAX_TEXT" in str(error):
+        return f"its texts or its colour profile exceed {PngImagePlugin.MAX_TEXT_MEMORY >> 20} MB: save it without them"
     if isinstance(error, UnidentifiedImageError):
         return f"it is in none of the formats {', '.join(FORMATS)}, or too damaged to tell"
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -59,7 +63,10 @@ def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UserError("its pixels are 32-bit numbers, which have no defined range: save it with 8 bits a channel")
+        clear = image.info.get("transparency")  # one grey that stands for nothing
         image = Image.fromarray((values // 257).astype(np.uint8))
+        if isinstance(clear, int):
+            image.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode == "P":

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import WEIGHTS, check_place, check_utf8, verify_checksums
+from ..files import WEIGHTS, check_place, check_utf8, verify_checksums, weights_fault
 
 RESTORE = "restore them: `git checkout -- ldm_tutorial/weights`, or download the project again"
 # The parts that have weights, and the classes that they may be of. A scheduler may be any of diffusers'.
@@ -142,9 +142,23 @@ def choose_weights(files: Iterable[str], parts: Iterable[str], first: str = "") 
     return None
 
 
+def weight_files(folder: Path) -> list[str]:
+    """The safetensors files below a folder, relative to it. A link to nothing, as an interrupted copy leaves it, is none."""
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.safetensors")) if path.is_file()]
+
+
+def damaged_weights(folder: Path) -> str | None:
+    """The first safetensors file below a folder that is damaged, and how, and what to do."""
+    for name in weight_files(folder):
+        fault = weights_fault(folder / name)
+        if fault:
+            return f"{name} is {fault}: fetch or copy it again"
+    return None
+
+
 def find_variant(folder: Path, parts: list[str]) -> str | None:
     """The variant of a folder's weights, as ``from_pretrained`` takes it."""
-    files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.safetensors"))]
+    files = weight_files(folder)
     chosen = choose_weights(files, parts)
     if chosen is None:
         lacking = [part for part in parts if not complete_weights(files, part)] or [""]

@@ -10,7 +10,7 @@ from pathlib import Path
 import huggingface_hub as hub
 
 from ..errors import UserError
-from .folders import PICKLES, check_layout, choose_weights
+from .folders import PICKLES, check_layout, choose_weights, weight_files
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ def _cached(id: str, revision: str | None, parts: list[str]) -> Path | None:
         folder = Path(hub.snapshot_download(id, revision=revision, local_files_only=True))
     except hub.errors.LocalEntryNotFoundError:
         return None
-    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")]
-    return folder if choose_weights(files, parts) else None
+    return folder if choose_weights(weight_files(folder), parts) else None
 
 
 def _fetch(id: str, revision: str | None, parts: list[str]) -> Path:
