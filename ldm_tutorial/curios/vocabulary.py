@@ -201,7 +201,8 @@ NEAR = {  # words that people use for what Curios has under another name; synony
     "throne": "armchair", "bench": "armchair", "stool": "armchair", "goblet": "mug", "glass": "mug", "lantern": "lamp",
     "candle": "lamp", "jug": "teapot", "mattress": "bed", "watch": "clock", "cap": "top hat", "taxi": "car", "truck": "car",
     "bus": "car", "castle": "house", "barn": "house", "bird": "duck", "goose": "duck", "swan": "duck", "plane": "rocket",
-    "dog": "teddy bear", "cat": "teddy bear", "panda": "teddy bear", "pancake": "waffle", "toast": "waffle", "lemon": "orange", "cherry": "strawberry",
+    "dog": "teddy bear", "cat": "teddy bear",
+    "panda": "teddy bear", "pancake": "waffle", "toast": "waffle", "lemon": "orange", "cherry": "strawberry",
     "silver": "golden", "granite": "marble", "tiger": "zebra", "leopard": "zebra", "tartan": "chequered", "fire": "lava",
     "lilac": "purple", "lavender": "purple", "crimson": "pink", "navy": "blue", "turquoise": "blue",
 }  # fmt: skip
