@@ -146,8 +146,8 @@ def test_the_fast_way(ldm, tmp_path, tiny_folder):
 
 
 def test_unknown_words_are_noted_where_the_model_knows_curios_alone(ldm, tmp_path, curios_folder, tiny_folder):
-    status, out, said = ldm("generate", "a golden sofa", "--model", curios_folder, *FEW)
-    assert status == 0 and "'sofa' (nearest: 'armchair')" in said and "sofa" not in out
+    status, out, said = ldm("generate", "a golden throne", "--model", curios_folder, *FEW)
+    assert status == 0 and "'throne' (nearest: 'armchair')" in said and "throne" not in out
     status, _, said = ldm("generate", "ein кресло", "--model", tiny_folder, *FEW)  # says nothing of itself
     assert status == 0 and "nearest" not in said
     status, _, said = ldm("generate", "кресло", "--model", curios_folder, *FEW)
@@ -284,8 +284,8 @@ def test_train_says_where_and_goes_on(ldm, tmp_path, monkeypatch):
     status, out, _ = ldm("train", "--profile", "quick", "--run", "runs/quick", "--out", "model")
     assert status == 0 and out == "wrote model\n"  # the path as it was given
     assert json.loads((tmp_path / "model" / "course.json").read_text())["kind"] == "curios"
-    status, _, said = ldm("generate", "a golden sofa", "--model", "model", *FEW)
-    assert status == 0 and "'sofa' (nearest: 'armchair')" in said
+    status, _, said = ldm("generate", "a golden throne", "--model", "model", *FEW)
+    assert status == 0 and "'throne' (nearest: 'armchair')" in said
     status, _, said = ldm("train", "clip", "--profile", "quick", "--scale", 2)  # another recipe in the same folder
     assert status == 2 and "other settings" in said
 
