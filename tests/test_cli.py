@@ -448,6 +448,38 @@ def test_ctrl_c_is_silent(tmp_path, arguments, seconds):
     assert process.returncode == cli.STOPPED and "Traceback" not in said and out == "", said
 
 
+WHILE_WORKERS_START = """
+import contextlib, os, signal, sys
+from ldm_tutorial.curios import dataset
+from ldm_tutorial.lab import cli
+real = dataset._delayed_ctrl_c
+
+@contextlib.contextmanager
+def interrupted():
+    with real():
+        os.killpg(0, signal.SIGINT)
+        yield
+
+dataset._delayed_ctrl_c = interrupted
+sys.argv = ["ldm", "render", "--count", "900", "--out", "r"]
+cli.main()
+"""
+
+
+def test_ctrl_c_while_the_workers_start_is_not_lost(tmp_path):
+    """It was ignored at that moment, and 900 pictures were rendered to the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", WHILE_WORKERS_START],
+        cwd=tmp_path,
+        env={**environment(), "PYTHONPATH": str(ROOT), "LDM_TUTORIAL_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=120,
+    )
+    assert done.returncode == cli.STOPPED and "Traceback" not in done.stderr, done.stderr
+
+
 def test_a_gpu_is_used_where_there_is_one(tiny_folder):
     device = checkpoints.load_models(tiny_folder).device
     assert device.type == ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")

@@ -121,7 +121,9 @@ except UserError as error:
 def launch(folder: Path, script: str) -> subprocess.Popen:
     """Two processes that run ``script``; what they say goes to ``folder/said``."""
     (folder / "script.py").write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py", str(folder)]
+    # The launcher looks every two seconds, so that a process that loses its neighbour can say so before it is ended too.
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--monitor-interval=2"]
+    command = [sys.executable, "-m", *launcher, "script.py", str(folder)]
     variables = {**environment(), **ENVIRONMENT}
     with open(folder / "said", "w") as said:
         return subprocess.Popen(command, cwd=folder, env=variables, stdout=said, stderr=said, start_new_session=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, resource_tracker
 from pathlib import Path
 
 import torch
@@ -219,7 +219,7 @@ def _render_missing(jobs: list[tuple], progress: bool) -> None:
         pool = ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
         others = active_children()
         try:
-            with _ignored_ctrl_c():  # the workers inherit that: this process ends them, and none prints a traceback
+            with _delayed_ctrl_c():  # it does not reach the workers: this process ends them, and none prints a traceback
                 futures = [pool.submit(_worker, job) for job in todo]
             for future in as_completed(futures):
                 bar.update(future.result())
@@ -238,13 +238,18 @@ def _render_missing(jobs: list[tuple], progress: bool) -> None:
 
 
 @contextmanager
-def _ignored_ctrl_c() -> Iterator[None]:
-    """Ctrl-C has no effect, in processes that are started here neither."""
-    if threading.current_thread() is not threading.main_thread():  # no other thread may say so
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _delayed_ctrl_c() -> Iterator[None]:
+    """Ctrl-C waits until this ends. Processes that are started meanwhile never notice it: they inherit the blocked signal."""
+    resource_tracker.ensure_running()  # started later, it would let the signal through again
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    in_main = threading.current_thread() is threading.main_thread()  # no other thread may set what Ctrl-C does
+    arrived: list[int] = []  # blocked here, it may still arrive by another thread, a library's
+    before = signal.signal(signal.SIGINT, lambda number, _: arrived.append(number)) if in_main else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if in_main:
+            signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if arrived:
+        signal.raise_signal(signal.SIGINT)
