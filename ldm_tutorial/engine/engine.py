@@ -89,7 +89,8 @@ class Engine:
         import onnxruntime
 
         folder = Path(folder)
-        if lacks := missing(folder):
+        lacks = missing(folder)
+        if lacks:
             raise UserError(
                 f"{str(folder)!r} can't be run by the engine (no {lacks[0]}): `ldm export {folder}` makes it ready."
             )
@@ -140,7 +141,8 @@ class Engine:
         from tqdm.auto import tqdm
 
         sampling = dataclasses.replace(sampling, **options)
-        if reason := unsupported(sampling):
+        reason = unsupported(sampling)
+        if reason:
             raise UserError(f"The engine does not have {reason}: choose one of {', '.join(SAMPLERS)}, or the engine torch.")
         if len(prompts) != len(seeds):
             raise UserError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}.")

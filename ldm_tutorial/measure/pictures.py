@@ -62,7 +62,7 @@ def sample_many(
     engine=None,
 ) -> Tensor:
     """Pictures uint8 [N, 64, 64, 3] for many prompts, seeds counting up from ``first_seed``. With an ``engine``
-    (:class:`engine.Engine`) of the same model they are drawn by it, faster and equal to 1 of 255."""
+    (:class:`engine.Engine`) of the same model they are drawn by it, equal to 1 of 255."""
     from tqdm.auto import tqdm
 
     done = []
