@@ -59,6 +59,8 @@ def main() -> None:
 
     from ldm_tutorial.checkpoints import load_models
     from ldm_tutorial.curios import plain
+    from ldm_tutorial.files import WEIGHTS
+    from ldm_tutorial.lab.commands import open_engine
     from ldm_tutorial.measure.judge import labels_of, load_judge, predict_with_features
     from ldm_tutorial.measure.metrics import kernel_distance, rate, rate_by_group, spread
     from ldm_tutorial.measure.pictures import expected_prompts, renders, sample_many
@@ -72,7 +74,8 @@ def main() -> None:
     rows = []
     for sampling in candidates()[: 3 if given.quick else None]:
         start = clock()
-        pictures = sample_many(models, prompts, 700_000, progress=False, sampling=sampling)
+        engine = open_engine("auto", WEIGHTS, sampling)
+        pictures = sample_many(models, prompts, 700_000, progress=False, sampling=sampling, engine=engine)
         seconds = (clock() - start) / len(wanted)
         verdicts, features = predict_with_features(judge, pictures)
         right = (verdicts == labels)[:, :2].all(1)

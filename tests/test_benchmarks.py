@@ -232,6 +232,38 @@ def test_sampler(script, tmp_path, tiny_world, capsys):
     assert "times as fast as the pipeline" in capsys.readouterr().out
 
 
+def test_engine(script, tmp_path, monkeypatch, capsys):
+    """The pictures are compared for real; what a process needs is given."""
+    module = script("engine")
+    monkeypatch.setattr(module, "peak_bytes", lambda code, *_: 2**20 * (100 if "Engine" in code else 900))
+    clock = module.machine.clock, module.machine.clock_name
+    module.main()
+    module.machine.clock, module.machine.clock_name = clock
+    figures = stored(tmp_path / "engine.json")
+    assert figures["threads_1_batch_1"]["ratio"] > 0 and figures["threads_1_batch_16"]["largest_difference"] <= 1
+    assert figures["threads_1_fast"]["clock"] == "wall clock"
+    assert "peak of memory: 100 MiB, plain diffusers 900 MiB" in capsys.readouterr().out
+
+
+def test_peak_of_memory(script):
+    module = script("engine")
+    less, more = (module.peak_bytes(f"block = bytearray({n})\n{module.PEAK}") for n in (1, 200 * 2**20))
+    assert more - less > 150 * 2**20
+
+
+def test_threads(script, tmp_path, monkeypatch, capsys):
+    """Two of the ways, for real: torch answers the training step, the engine is not asked for it."""
+    module = script("threads")
+    ways = {"torch, one": ("torch", 1, {}, True), "ONNX Runtime, one": ("onnx", 1, {}, False)}
+    monkeypatch.setattr(module, "WAYS", ways)
+    monkeypatch.setattr(module, "JOBS", {"guided step": (2, 1), "training step": (2, 1)})
+    module.main()
+    rows = stored(tmp_path / "threads.json")["milliseconds"]
+    assert set(rows["torch, one"]) == {"guided step", "training step"} and set(rows["ONNX Runtime, one"]) == {"guided step"}
+    assert all(spent["median"] > 0 for found in rows.values() for state in found.values() for spent in state.values())
+    assert "beside one busy core" in capsys.readouterr().out
+
+
 def test_fast_sampling(script, tmp_path, tiny_world, capsys):
     module = script("fast_sampling", "--pictures", "4")
     module.main()

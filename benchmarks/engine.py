@@ -1,0 +1,104 @@
+"""The engine (ONNX Runtime and numpy) against ``StableDiffusionPipeline.__call__``: same weights, prompts, steps and noise.
+
+One picture and a batch of 16, with one thread and with all cores, each pair in turn by the wall clock; the pictures must be
+equal to 1 of 255. Then equal quality: the engine's fast way of sampling against 50 DDIM steps of the pipeline (that it is as
+good is measured by ``fast_sampling.py``). Ratios above 1 mean that the engine is faster. Last, what each needs of memory: the
+peak of a process that does nothing else.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import machine
+from machine import compare, options, store
+
+PROMPTS = ["an armchair made of avocado on a pink background", "a golden duck", "a zebra-striped teapot on grey", "a brick bed"]
+# Linux counts what the parent held before it started the child among the child's `ru_maxrss`, but not in VmHWM.
+PEAK = """
+from pathlib import Path
+status = Path("/proc/self/status")
+if status.exists():
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    print(int(line.split()[1]) * 1024)
+else:
+    import resource
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS
+"""
+ENGINE_PROCESS = f"""
+from ldm_tutorial.engine import Engine
+Engine().sample(["a golden duck"], [0])
+{PEAK}
+"""
+PIPELINE_PROCESS = f"""
+import sys
+import torch
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+pipe("a golden duck", num_inference_steps=20, guidance_scale=3.0)
+{PEAK}
+"""
+
+
+def peak_bytes(code: str, *arguments: str) -> int:
+    """The largest memory that a process of this code ever held."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def main() -> None:
+    given = options(__doc__, pairs=(7, "timed pairs"))
+    pairs, steps = (1, 2) if given.quick else (given.pairs, 20)
+
+    import numpy as np
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    from ldm_tutorial.engine import Engine
+    from ldm_tutorial.files import WEIGHTS
+    from ldm_tutorial.sampling import generators
+    from ldm_tutorial.settings import FAST_SAMPLING, Sampling
+
+    machine.clock, machine.clock_name = time.perf_counter, lambda: "wall clock"  # the engine's threads are not torch's
+    pipe = StableDiffusionPipeline.from_pretrained(str(WEIGHTS))
+    pipe.set_progress_bar_config(disable=True)
+    ddim = Sampling("ddim", steps, 3.0)
+
+    def pipeline(prompts: list[str], seeds: list[int], steps: int) -> np.ndarray:
+        images = pipe(
+            prompts, num_inference_steps=steps, guidance_scale=3.0, generator=generators(seeds), output_type="np"
+        ).images
+        return (images * 255).round().astype(np.uint8)
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    figures: dict = {"steps": steps, "guidance_scale": 3.0, "load_before": os.getloadavg()[0]}
+    for threads in sorted({1, cores}):
+        torch.set_num_threads(threads)
+        engine = Engine(threads=threads)
+        for batch in (1, 16):
+            prompts, seeds = [PROMPTS[k % len(PROMPTS)] for k in range(batch)], list(range(batch))
+            ours: Callable = lambda e=engine, p=prompts, s=seeds: e.sample(p, s, ddim)  # noqa: E731
+            theirs: Callable = lambda p=prompts, s=seeds: pipeline(p, s, steps)  # noqa: E731
+            apart = int(np.abs(ours().astype(int) - theirs()).max())
+            assert apart <= 1, f"the pictures differ by {apart} of 255"
+            found = compare(ours, theirs, pairs)
+            print(f"{threads} thread(s), batch {batch}: {found['ratio']:.2f} times the pipeline ({found['lowest']:.2f} to")
+            print(f"    {found['highest']:.2f}), {found['seconds_ours']:.2f} s against {found['seconds_theirs']:.2f}")
+            figures[f"threads_{threads}_batch_{batch}"] = {**found, "largest_difference": apart}
+        prompts, seeds = PROMPTS[:1], [0]
+        found = compare(
+            lambda e=engine, p=prompts, s=seeds: e.sample(p, s, FAST_SAMPLING),
+            lambda p=prompts, s=seeds: pipeline(p, s, 2 if given.quick else 50),
+            pairs,
+        )
+        print(f"{threads} thread(s), the fast way against 50 DDIM steps: {found['ratio']:.2f} times")
+        figures[f"threads_{threads}_fast"] = found
+    peaks = {"engine": peak_bytes(ENGINE_PROCESS), "plain_diffusers": peak_bytes(PIPELINE_PROCESS, str(WEIGHTS))}
+    print(f"peak of memory: {peaks['engine'] / 2**20:.0f} MiB, plain diffusers {peaks['plain_diffusers'] / 2**20:.0f} MiB")
+    store("engine", figures | {"peak_bytes": peaks}, given.quick)
+
+
+if __name__ == "__main__":
+    main()
