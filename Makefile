@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lab test test-all test-browser site check format versions notebooks weights bench clean
+.PHONY: help venv lab test test-all test-browser site check format versions notebooks exercises weights bench clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ notebooks: $(STAMP) ## Re-execute every notebook in place, fold its cells by the
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 	@$(PY) -m tests.cells --fold
 	@$(PY) docs/make_claims.py
+
+exercises: $(STAMP) ## Write exercises and solutions from notebooks/exercises/source, and execute the solutions (ARGS="03 05")
+	@PYTHONDONTWRITEBYTECODE= $(PY) -m tests.exercises $(ARGS)
 
 # A training has the machine to itself: there, threads that spin are nearly twice as fast (2 cores, benchmarks/training.md).
 ALONE := env -u OMP_WAIT_POLICY

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,17 @@ WEIGHTS = Path(__file__).parent / "weights" / "curios-64"  # the shipped model
 
 # What libraries that raise no OSError say of a disk: safetensors and tokenizers are written in Rust, torch in C++.
 REFUSALS = "no space left on device|read-only file system|permission denied|disk quota exceeded|file too large"
+
+
+def cache_folder() -> Path:
+    """``$LDM_TUTORIAL_CACHE``, else ``~/.cache/ldm_tutorial``; a folder among the temporary files for a user without a home."""
+    named = os.environ.get("LDM_TUTORIAL_CACHE")
+    if named:
+        return Path(named).expanduser()
+    try:
+        return Path.home() / ".cache" / "ldm_tutorial"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"ldm_tutorial-{os.getuid()}"
 
 
 def disk_reason(error: BaseException) -> str | None:

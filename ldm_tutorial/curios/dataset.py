@@ -7,7 +7,6 @@ import hashlib
 import os
 import random
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from ..files import atomic_write, disk_errors
+from ..files import atomic_write, cache_folder, disk_errors
 from ..images import to_model
 from . import render
 from .captions import caption
@@ -55,17 +54,6 @@ def scene_at(split: str, index: int, seed: int = 0) -> tuple[render.Scene, str]:
         texture_seed=(rng.uniform(-8, 8), rng.uniform(-8, 8), rng.uniform(-8, 8)),
     )
     return scene, caption(object, material, background, rng)
-
-
-def cache_folder() -> Path:
-    """``$LDM_TUTORIAL_CACHE``, else ``~/.cache/ldm_tutorial``; a folder among the temporary files for a user without a home."""
-    named = os.environ.get("LDM_TUTORIAL_CACHE")
-    if named:
-        return Path(named).expanduser()
-    try:
-        return Path.home() / ".cache" / "ldm_tutorial"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"ldm_tutorial-{os.getuid()}"
 
 
 def _block(split: str, start: int, stop: int, seed: int, size: int, device: str) -> Path:

@@ -1,4 +1,4 @@
-"""The commands of ldm: render, train, generate, edit, export, evaluate, doctor.
+"""The commands of ldm: render, train, generate, edit, export, evaluate, progress, doctor.
 
 Each checks what it was given before it imports anything heavy, and writes its results before it prints anything.
 """
@@ -424,6 +424,14 @@ def evaluate(
         save_picture(differing, disagreements)
         made.append(f"wrote {disagreements}")
     print("\n".join([text, *made]))
+
+
+@app.command()
+def progress() -> None:
+    """Show which exercises of the course are solved on this machine."""
+    from ..practice.progress import report
+
+    print(report())
 
 
 @app.command()

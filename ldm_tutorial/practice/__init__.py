@@ -1,0 +1,1 @@
+"""Practice: exercises that check themselves, and what a learner has solved."""

@@ -1,0 +1,380 @@
+"""What an exercise is, and how an answer to it is judged: in one sentence, never with a traceback, never with the solution.
+
+An exercise of the kinds *build* and *mend* is a function that answers rightly, cases to try it on, and the usual mistakes, each
+a function that computes what that mistake would give (:class:`Build`). A *predict* or *measure* exercise asks for a number
+(:class:`Number`) or for one of some letters (:class:`Choice`), a *find* or *make* exercise for something that has a property
+(:class:`Find`).
+"""
+
+from __future__ import annotations
+
+import copy
+import dis
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from . import progress
+from .catalogue import entry
+
+# Of the largest number that is expected. float32 keeps seven digits, and sums in another order, or another way of writing the
+# same formula, cost it one or two of them: a hundred times less than this. A test holds that each named mistake is off by more.
+TOLERANCE = 1e-4
+SECONDS = 5.0  # an answer takes milliseconds: what has not ended by then never will
+FEW = 6  # so many numbers are told one by one
+WAITING = (None, ...)  # what stands where a learner has not yet written anything
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence about an answer. It is true where the answer is right."""
+
+    right: bool
+    sentence: str
+    waits: bool = False
+
+    def __bool__(self) -> bool:
+        return self.right
+
+    def __repr__(self) -> str:
+        return self.sentence
+
+    def _ipython_display_(self) -> None:
+        """Nothing: the sentence was printed already."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise by its number in the catalogue, "3.1". Called with an answer, it prints the verdict and returns it."""
+
+    number: str
+
+    def __call__(self, answer: object = None) -> Verdict:
+        """Print the verdict on an answer, remember that the exercise is solved where it is right, and return the verdict."""
+        verdict = self.judge(answer)
+        if verdict.right:
+            progress.remember(self.number)
+        print(verdict.sentence)
+        return verdict
+
+    @property
+    def name(self) -> str:
+        """What the learner's answer is called in the notebook."""
+        return entry(self.number).name
+
+    def judge(self, answer: object) -> Verdict:
+        """The verdict on an answer; nothing is printed or remembered."""
+        if any(answer is nothing for nothing in WAITING):
+            return self.waits()
+        return self.verdict(answer)
+
+    def verdict(self, answer: object) -> Verdict:
+        """The verdict on an answer that is there."""
+        raise NotImplementedError
+
+    def waits(self) -> Verdict:
+        """Nothing was answered yet."""
+        return Verdict(
+            False, f"Exercise {self.number} waits: write your lines for {self.name} above, and run both cells.", True
+        )
+
+    def solved(self, remark: str) -> Verdict:
+        """It is right; ``remark`` ends the sentence."""
+        return Verdict(True, f"Right, exercise {self.number} is solved: {remark}.")
+
+    def not_yet(self, remark: str) -> Verdict:
+        """It is wrong; ``remark`` ends the sentence."""
+        return Verdict(False, f"Not yet: {remark}.")
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What an answer did instead of giving a result: it stopped with an error, ``told`` in words, in ``line`` of its code."""
+
+    kind: str
+    told: str
+    line: str = ""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A usual mistake: what it looks like, which ends the sentence, and a function that computes what it would give."""
+
+    looks: str
+    function: Callable
+
+
+@dataclass(frozen=True)
+class Build(Exercise):
+    """A function to write, or (``given``) to repair.
+
+    ``right`` computes what is expected. ``cases`` are its inputs by name, the smallest first: of those that an answer fails the
+    first one is told. They are passed by position, so a learner may call them otherwise.
+    """
+
+    right: Callable
+    cases: Sequence[Mapping[str, object]]
+    mistakes: Sequence[Mistake]
+    given: Callable | None = None
+
+    def verdict(self, answer: object) -> Verdict:
+        """Try the answer on all cases; say which mistake it looks like where it gives what that mistake would give."""
+        if not callable(answer):
+            return self.not_yet(f"{self.name} should be a function, and it is {describe(answer)}")
+        found = []
+        for case in self.cases:
+            with time_limit():
+                found.append(attempt(answer, case))
+            if isinstance(found[-1][0], Stopped) and found[-1][0].kind == TookTooLong.__name__:
+                return self.not_yet(compare(case, found[-1][0], None, self.name))
+        if all(any(result is nothing for nothing in WAITING) for result, _ in found) and is_empty(answer):
+            return self.waits()
+        if any(isinstance(result, Stopped) and result.kind == "NotImplementedError" for result, _ in found):
+            return self.waits()
+        expected = [attempt(self.right, case)[0] for case in self.cases]
+        wrong = [i for i in range(len(self.cases)) if not agree(found[i][0], expected[i])]
+        if not wrong:
+            return self.unharmed([name for _, changed in found for name in changed])
+        results = [result for result, _ in found]
+        if self.given is not None and self.gives(self.given, results):
+            return Verdict(False, f"Exercise {self.number} waits: {self.name} still does what it did when it was given.", True)
+        looks = [mistake.looks for mistake in self.mistakes if self.gives(mistake.function, results)]
+        first = wrong[0]
+        remark = compare(self.cases[first], results[first], expected[first], self.name)
+        return self.not_yet(f"{remark}; it looks as if {looks[0]}" if looks else remark)
+
+    def unharmed(self, changed: list[str]) -> Verdict:
+        """The results are right; so is the answer, where it has left its inputs as they were."""
+        if changed:
+            return self.not_yet(
+                f"the result is right, but {self.name} also changes the {changed[0]} that it was given, in place"
+            )
+        return self.solved(f"{self.name} gives what is expected in all {len(self.cases)} cases")
+
+    def gives(self, function: Callable, results: list) -> bool:
+        """Whether a function gives just these results."""
+        return all(agree(result, attempt(function, case)[0]) for result, case in zip(results, self.cases, strict=True))
+
+
+@dataclass(frozen=True)
+class Number(Exercise):
+    """A number to predict or to measure. ``mistakes`` are wrong numbers and what each looks like."""
+
+    value: float
+    within: float  # as far as this from the value is right
+    because: str
+    mistakes: Mapping[float, str] = field(default_factory=dict)
+
+    def verdict(self, answer: object) -> Verdict:
+        """Compare two numbers."""
+        try:
+            number = float(answer)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return self.not_yet(f"{self.name} should be one number, and it is {describe(answer)}")
+        if abs(number - self.value) <= self.within:
+            return self.solved(self.because)
+        for wrong, looks in self.mistakes.items():
+            if abs(number - wrong) <= self.within:
+                return self.not_yet(f"{number:g} is too {'high' if number > self.value else 'low'}; it looks as if {looks}")
+        return self.not_yet(
+            f"{number:g} is too {'high' if number > self.value else 'low'}" if number == number else "that is nan"
+        )
+
+
+@dataclass(frozen=True)
+class Choice(Exercise):
+    """One of some letters to choose. ``reasons`` are the letters with what is to be said about each."""
+
+    letter: str
+    reasons: Mapping[str, str]
+
+    def verdict(self, answer: object) -> Verdict:
+        """Compare two letters."""
+        chosen = str(answer).strip().strip("'\"").upper()
+        if chosen not in self.reasons:
+            return self.not_yet(f"{self.name} should be one of the letters {', '.join(self.reasons)}, in quotes")
+        reason = self.reasons[chosen]
+        return self.solved(reason) if chosen == self.letter else self.not_yet(f"{chosen} is not it; {reason}")
+
+
+@dataclass(frozen=True)
+class Find(Exercise):
+    """Something to find or to make. ``fault`` says in part of a sentence what is wrong with an answer, or None."""
+
+    fault: Callable[[object], str | None]
+    because: str
+
+    def verdict(self, answer: object) -> Verdict:
+        """Ask whether the answer has the property."""
+        try:
+            fault = self.fault(answer)
+        except Exception as error:
+            fault = f"{self.name} can't be used as it is ({type(error).__name__}: {first_line(error)})"
+        return self.solved(self.because) if fault is None else self.not_yet(fault)
+
+
+def attempt(function: Callable, case: Mapping[str, object]) -> tuple[object, list[str]]:
+    """What a function gives for copies of a case's inputs, and the names of those that it changed in place."""
+    inputs = {name: copy.deepcopy(value) for name, value in case.items()}
+    try:
+        result: object = function(*inputs.values())
+    except Exception as error:
+        return Stopped(type(error).__name__, first_line(error), own_line(function, error)), []
+    changed = [
+        name for name, value in inputs.items() if isinstance(value, (Tensor, list, dict)) and not agree(value, case[name])
+    ]
+    return result, changed
+
+
+def agree(a: object, b: object) -> bool:
+    """Whether two results are the same: numbers to within rounding, whatever holds them; everything else exactly."""
+    if isinstance(a, Stopped) and isinstance(b, Stopped):
+        return a.kind == b.kind
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and (as_numbers(a) is None or as_numbers(b) is None):
+        return len(a) == len(b) and all(agree(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(agree(a[key], b[key]) for key in a)
+    ours, theirs = as_numbers(a), as_numbers(b)
+    if ours is None or theirs is None:
+        return ours is None and theirs is None and type(a) is type(b) and bool(a == b)
+    if is_whole(a) != is_whole(b) and is_picture(a, b):
+        return False
+    if ours.shape != theirs.shape and not ours.numel() == theirs.numel() == 1:
+        return False
+    scale = theirs.abs().max().clamp(min=1e-3) if theirs.numel() else torch.ones(())
+    return bool(torch.allclose(ours.flatten() / scale, theirs.flatten() / scale, rtol=0, atol=TOLERANCE, equal_nan=True))
+
+
+def as_numbers(value: object) -> Tensor | None:
+    """A tensor of float64 of what holds numbers: a number, a tensor, an array, a list of numbers; None for anything else."""
+    if value is None or isinstance(value, (str, bytes, bool, dict)):
+        return None
+    try:
+        return torch.as_tensor(value).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    try:
+        return torch.stack([torch.as_tensor(part).detach().cpu().double() for part in value])  # type: ignore[attr-defined]
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a tensor of whole numbers."""
+    return isinstance(value, Tensor) and not value.dtype.is_floating_point
+
+
+def is_picture(a: object, b: object) -> bool:
+    """Whether one of the two is a tensor of bytes, as pictures are: then the other one should be such a tensor too."""
+    return any(isinstance(value, Tensor) and value.dtype == torch.uint8 for value in (a, b))
+
+
+def is_empty(function: Callable) -> bool:
+    """Whether a function's body does nothing at all: a docstring, ``...`` or ``pass``."""
+    code = getattr(function, "__code__", None)
+    return code is not None and len([step for step in dis.get_instructions(code) if step.opname != "NOP"]) <= 3
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one short line."""
+    told = str(error).strip().splitlines()
+    return told[0].rstrip(".")[:120] if told else "no reason told"
+
+
+def own_line(function: Callable, error: BaseException) -> str:
+    """The last line of the function's own file (or notebook cell) in which an error arose."""
+    code = getattr(function, "__code__", None)
+    lines = [step.line for step in traceback.extract_tb(error.__traceback__) if code and step.filename == code.co_filename]
+    return lines[-1] if lines and lines[-1] else ""
+
+
+def compare(case: Mapping[str, object], result: object, expected: object, name: str) -> str:
+    """What was given, what was expected, and what came."""
+    given = ", ".join(describe_input(key, value) for key, value in case.items())
+    start = f"for {given}, " if given else ""
+    if isinstance(result, Stopped):
+        where = f" in the line `{result.line}`" if result.line else ""
+        return f"{start}{name} stopped with an error{where} ({result.kind}: {result.told})"
+    if result is None:
+        return f"{start}{name} gives nothing: end it with a line that begins with return"
+    ours, theirs = as_numbers(result), as_numbers(expected)
+    if theirs is not None and ours is None:
+        return f"{start}{name} should give numbers, and it gives {describe(result)}"
+    if ours is not None and theirs is not None and ours.shape != theirs.shape:
+        return f"{start}a result of shape {list(theirs.shape)} is expected, and {name} gives one of shape {list(ours.shape)}"
+    if is_whole(result) != is_whole(expected) and isinstance(result, Tensor) and isinstance(expected, Tensor):
+        return f"{start}numbers of type {expected.dtype} are expected, and {name} gives {result.dtype}"
+    if ours is not None and theirs is not None and theirs.numel() > FEW:
+        place = int((ours - theirs).abs().nan_to_num(float("inf")).argmax())
+        index = [int(i) for i in torch.unravel_index(torch.tensor(place), theirs.shape)]
+        return (
+            f"{start}{theirs.flatten()[place]:.4g} is expected at {index}, and {name} gives {ours.flatten()[place]:.4g} there"
+        )
+    return f"{start}{describe(expected)} is expected, and {name} gives {describe(result)}"
+
+
+def describe_input(name: str, value: object) -> str:
+    """An input of a case by its name."""
+    if callable(value):
+        return f"{name} = a function"
+    numbers = as_numbers(value)
+    return (
+        f"{name} of shape {list(numbers.shape)}"
+        if numbers is not None and numbers.numel() > FEW
+        else f"{name} = {describe(value)}"
+    )
+
+
+def describe(value: object) -> str:
+    """A value in few words: small ones whole, large ones by their shape and beginning."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    numbers = as_numbers(value)
+    if numbers is None:
+        parts = isinstance(value, (list, tuple)) and not isinstance(value, str) and not all(isinstance(v, str) for v in value)
+        text = f"[{', '.join(map(describe, list(value)))}]" if parts else " ".join(repr(value).split())  # type: ignore
+        return text if len(text) <= 120 else text[:110] + " and so on"
+    if is_whole(value):
+        numbers = numbers.long()
+    if numbers.numel() == 1:
+        return f"{numbers.item():.4g}"
+    if numbers.numel() <= FEW:
+        return str(rounded(numbers.tolist()))
+    begin = ", ".join(str(rounded(x)) for x in numbers.flatten()[:3].tolist())
+    return f"numbers of shape {list(numbers.shape)} that begin with {begin}"
+
+
+def rounded(value):
+    """Numbers, in lists of lists too, with four digits."""
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return value if isinstance(value, int) else float(f"{value:.4g}")
+
+
+class TookTooLong(Exception):
+    """An answer did not end."""
+
+
+@contextmanager
+def time_limit() -> Iterator[None]:
+    """Around an answer: what runs for longer than :data:`SECONDS` is stopped with an error, where the system can do that."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number, frame):
+        raise TookTooLong(f"it had not ended after {SECONDS:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
