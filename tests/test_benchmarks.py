@@ -144,7 +144,12 @@ def test_render(script, tmp_path, capsys, monkeypatch):
     assert "1,000 pictures: 1 core" in capsys.readouterr().out
 
 
-def test_choose_sampling(script, tmp_path, tiny_world, capsys):
+def test_choose_sampling(script, tmp_path, tiny_world, monkeypatch, capsys):
+    from ldm_tutorial.lab import evaluation
+
+    told = {"object": "mug", "material": "gold", "background": "pink"}
+    prompts = [told | {"prompt": text} for text in ("gold mug pink", "a mug, golden, on pink")]
+    monkeypatch.setattr(evaluation, "free_wording", lambda half: prompts)
     module = script("choose_sampling")
     module.main()
     figures = stored(tmp_path / "choose_sampling.json")
@@ -160,13 +165,17 @@ def test_the_rule_of_choice(script):
     assert module.calls(Sampling("unipc", 20, 3.0, (0.15, 0.75))) == 32  # 12 of 20 steps ask twice
     assert module.calls(Sampling("ddim", 20, 1.0)) == 20 and module.calls(Sampling("ddim", 20, 3.0)) == 40
 
-    def row(name: str, right: float, kid: float, calls: int) -> dict:
-        return {"name": name, "right": {"value": right}, "kid": {"value": kid, "high": kid + 0.1}, "unet_calls": calls}
+    def row(name: str, right: float, kid: float, calls: int, free: float = 1.0, background: float = 1.0) -> dict:
+        kinds = {"free_wording": {"value": free}, "free_wording_background": {"value": background}}
+        return {"name": name, "right": {"value": right}, "kid": {"value": kid, "high": kid + 0.1}, "unet_calls": calls, **kinds}
 
     disobedient, far = row("disobedient", 0.98, 0.0, 5), row("far", 1.0, 0.5, 6)
     best, cheap, dear = row("best", 0.998, 0.2, 40), row("cheap", 0.996, 0.29, 30), row("dear", 1.0, 0.25, 50)
-    assert module.choose([disobedient, far, best, cheap, dear])["name"] == "cheap"
-    assert module.choose([disobedient, far, best, dear])["name"] == "best"
+    deaf, blind = row("deaf", 1.0, 0.2, 7, free=0.97), row("blind", 1.0, 0.2, 8, background=0.97)
+    every = [disobedient, far, deaf, blind, best, cheap, dear]
+    assert [found["name"] for found in module.eligible(every)] == ["deaf", "blind", "best", "cheap", "dear"]
+    assert module.choose([deaf, blind, best, cheap, dear])["name"] == "cheap"
+    assert module.choose([deaf, blind, best, dear])["name"] == "best"
 
 
 def labels(script, tmp_path, monkeypatch, **changed: str):
