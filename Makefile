@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lab test test-all test-browser site check format versions notebooks exercises weights bench clean
+.PHONY: help venv lab test test-all test-browser site test-site book-runtime check format versions notebooks exercises weights bench clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ test-browser: $(STAMP) ## Turn every control of every notebook in a real browser
 
 site: $(STAMP) ## Make the book from the committed notebooks: docs/_build/html (no network needed)
 	@$(PY) docs/book/build.py
+
+book-runtime: $(STAMP) ## Fetch what runs the model in the book's pages (once, by npm, into the cache); then `make site`
+	@$(PY) docs/book/live.py
 
 notebooks: $(STAMP) ## Re-execute every notebook in place, fold its cells by the rule, write docs/claims.md from what was measured
 	@PYTHONDONTWRITEBYTECODE= LDM_TUTORIAL_STATIC=1 $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \

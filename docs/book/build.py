@@ -14,6 +14,8 @@ import time
 import tomllib
 from pathlib import Path
 
+import live
+
 BOOK = Path(__file__).parent
 ROOT = BOOK.parent.parent
 BUILD = ROOT / "docs" / "_build"
@@ -24,6 +26,7 @@ SETTINGS = tomllib.loads((BOOK / "settings.toml").read_text(encoding="utf-8"))
 # where a page comes from -> where it lies in the book
 PAGES = {
     "docs/book/index.md": "index.md",
+    "docs/book/live.md": "live.md",
     "docs/claims.md": "claims.md",
     "docs/losses.md": "losses.md",
     "docs/own_data.md": "own_data.md",
@@ -116,6 +119,9 @@ def main() -> int:
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", BUILD / "doctrees", SOURCE, HTML]
     code = subprocess.call(list(map(str, command)))
     if code == 0:
+        size = live.put_model(HTML / "_static" / "live")
+        what = f"{size / 1e6:.1f} MB until its first picture" if size else "left out, `make book-runtime` fetches what it needs"
+        print(f"The model in the page: {what}.")
         print(f"The book: {count} pages in {HTML.relative_to(ROOT)}, made in {time.monotonic() - start:.0f} s.")
     return code
 

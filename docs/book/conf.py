@@ -20,6 +20,7 @@ html_title = project
 html_last_updated_fmt = None
 html_copy_source = False
 html_show_sphinx = False
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 
 # The notebooks are committed executed: the book shows those outputs and runs nothing.
 nb_execution_mode = "off"

@@ -1,0 +1,244 @@
+"""The book in a real browser: pages without errors or requests to other hosts, and the model that draws in the page."""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from tests.browser.conftest import CACHE
+from tests.run import ROOT
+
+HTML = ROOT / "docs" / "_build" / "html"
+PAGES = ["index.html", "live.html", "claims.html", "notebooks/03_forward_diffusion.html"]
+WIDTHS = [360, 768, 1280]
+PROMPT, SEED = "an armchair made of avocado on a pink background", 7
+DRAWN = "[data-drawn]"
+MINUTES = 5 * 60_000  # milliseconds: the machine may be busy
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def book():
+    """The address of the book, made as `make site` makes it and served below a sub-path, as some hosts do."""
+    environment = os.environ | ({"LDM_TUTORIAL_CACHE": CACHE} if CACHE else {})  # where the browser's runtime is kept
+    if not CACHE:
+        environment.pop("LDM_TUTORIAL_CACHE", None)
+    command = [sys.executable, "docs/book/build.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    handler = functools.partial(Quiet, directory=str(HTML.parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/html"
+    server.shutdown()
+
+
+@pytest.fixture
+def open_page(browser, book):
+    """Open a page of the book by its name, at a width; what goes wrong on it fails the test."""
+    opened = []
+
+    def start(name: str, width: int = 1280, **settings):
+        page = browser.new_page(viewport={"width": width, "height": 900}, **settings)
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and faults.append(message.text))
+        page.on("request", lambda request: request.url.startswith((book, "blob:", "data:")) or faults.append(request.url))
+        opened.append((page, faults))
+        page.goto(f"{book}/{name}")
+        return page
+
+    yield start
+    for page, faults in opened:
+        page.close()
+        # without the runtime the page asks for live.json in vain, and says so to the reader
+        assert [fault for fault in faults if "404" not in fault or has_runtime()] == []
+
+
+def has_runtime() -> bool:
+    return (HTML / "_static" / "live" / "live.json").exists()
+
+
+@pytest.fixture
+def playground(open_page):
+    page = open_page("live.html")
+    if not has_runtime():
+        pytest.skip("the browser's runtime is not there: run `make book-runtime`")
+    return page
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", PAGES)
+def test_page(open_page, name, width):
+    page = open_page(name, width)
+    assert page.locator("h1").count() == 1
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= width + 1, f"{name} is {wide} pixels wide in a window of {width}"
+
+
+def test_front_page_is_light(open_page, book, browser):
+    page = browser.new_page()
+    sizes: list[int] = []
+    page.on("response", lambda response: sizes.append(int(response.headers.get("content-length", 0))))
+    page.goto(f"{book}/index.html", wait_until="networkidle")
+    page.close()
+    assert 10_000 < sum(sizes) < 1_500_000
+
+
+def picture_of(page, number: int = 0) -> np.ndarray:
+    """uint8 [64, 64, 3]: what a canvas holds."""
+    code = "(c) => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+    pixels = page.locator("#ldm-playground canvas").nth(number).evaluate(code)
+    return np.array(pixels, np.uint8).reshape(64, 64, 4)[..., :3]
+
+
+def draw(page, **boxes) -> str:
+    """Fill the boxes in, draw, wait; returns what the page says."""
+    for name, value in boxes.items():
+        page.locator(f"[name={name}]").fill(str(value))
+    before = page.locator("#ldm-playground").get_attribute("data-drawn")
+    page.locator("[name=draw]").click()
+    page.wait_for_function(f"document.getElementById('ldm-playground').dataset.drawn != {json.dumps(before)}", timeout=MINUTES)
+    return page.locator(".ldm-note").inner_text()
+
+
+def test_the_same_seed_is_the_same_picture(playground):
+    """In the page and in Python, to 2 of 255."""
+    from ldm_tutorial.engine import Engine
+
+    said = draw(playground, prompt=PROMPT, seed=SEED)
+    assert said.startswith("Drawn in ")
+    ours, theirs = picture_of(playground).astype(int), Engine(threads=1).sample([PROMPT], [SEED])[0].astype(int)
+    assert np.abs(ours - theirs).max() <= 2
+    assert f"seed={SEED}" in playground.url
+    draw(playground, seed=SEED + 1)
+    assert np.abs(picture_of(playground).astype(int) - theirs).mean() > 5  # the control: another seed
+
+
+def test_two_prompts_from_one_noise(playground):
+    draw(playground, prompt="a golden duck", other="a brick duck", seed=3, steps=6)
+    one, other, apart = (picture_of(playground, k).astype(int) for k in range(3))
+    assert (apart[..., 0] == 255 - np.abs(one - other).max(-1)).all() and apart.min() < 128
+
+
+@pytest.mark.parametrize(
+    "boxes, said",
+    [
+        ({"prompt": " "}, "The prompt is empty"),
+        ({"seed": "seven"}, 'The seed "seven" must be a whole number'),
+        ({"seed": str(2**63)}, "must be a whole number"),
+    ],
+    ids=str,
+)
+def test_nonsense_gets_a_sentence(playground, boxes, said):
+    for name, value in boxes.items():
+        playground.locator(f"[name={name}]").fill(value)
+    playground.locator("[name=draw]").click()
+    assert said in playground.locator(".ldm-note").inner_text()
+
+
+def test_a_prompt_that_is_too_long(playground):
+    playground.locator("[name=prompt]").fill("a mug " * 100)
+    playground.locator("[name=draw]").click()
+    playground.wait_for_function("document.querySelector('.ldm-note').textContent.includes('too long')", timeout=MINUTES)
+    assert playground.locator("[name=draw]").is_enabled()
+
+
+def test_unknown_words(playground):
+    said = draw(playground, prompt="a dinosaur made of jelly", steps=2)
+    assert 'no picture for "dinosaur", "jelly"' in said and "It draws one of: armchair" in said
+
+
+def test_stop(playground):
+    playground.locator("[name=steps]").fill("50")
+    playground.locator("[name=draw]").click()
+    playground.wait_for_function("document.querySelector('.ldm-note').textContent.startsWith('Step')", timeout=MINUTES)
+    playground.locator("[name=stop]").click()
+    playground.wait_for_function("document.querySelector('.ldm-note').textContent == 'Stopped.'", timeout=MINUTES)
+    assert playground.locator("[name=draw]").is_enabled()
+
+
+def test_a_link_brings_the_boxes_back(open_page, playground):
+    page = open_page("live.html#prompt=a+golden+duck&seed=12&steps=9&guidance=2.5&nonsense=%22]")
+    page.wait_for_function("document.querySelector('[name=seed]').value == '12'")
+    assert page.locator("[name=prompt]").input_value() == "a golden duck" and page.locator("[name=steps]").input_value() == "9"
+
+
+# --- the scripts by themselves: Node.js against Python ---------------------------------------------------------------------
+
+
+def node(code: str):
+    """What a module that imports the page's scripts prints, as JSON."""
+    program = shutil.which("node")
+    if program is None:
+        pytest.skip("Node.js is missing: `sudo apt-get install nodejs`")
+    command = [program, "--input-type=module", "-e", code]
+    done = subprocess.run(command, cwd=ROOT / "docs" / "book" / "static" / "live", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7, 2**31, 2**32 + 1, 2**63 - 1])
+def test_the_pages_noise_is_torchs(seed):
+    from ldm_tutorial.engine.noise import randn
+
+    code = f"import {{randn}} from './noise.js'; console.log(JSON.stringify(Array.from(randn({seed}n, 2048))))"
+    np.testing.assert_allclose(node(code), randn(seed, (2048,)), atol=2e-6)
+
+
+def test_the_pages_tokenizer_is_clips():
+    from ldm_tutorial.engine import Engine
+    from ldm_tutorial.files import WEIGHTS
+    from ldm_tutorial.measure.pictures import free_wording
+
+    texts = [row["prompt"] for half in ("dev", "test") for row in free_wording(half)]
+    texts += ["", "  An ARMCHAIR's\tcafé 42!?", "ein Stuhl aus Käse", "日本語 🥑 avocado", "we're don't i'll", "ﬁne Å Å"]
+    file = WEIGHTS / "tokenizer" / "tokenizer.json"
+    code = (
+        "import fs from 'node:fs'; import {Tokenizer} from './tokenizer.js';"
+        f"const t = new Tokenizer(JSON.parse(fs.readFileSync({json.dumps(str(file))})), 77, 0);"
+        f"console.log(JSON.stringify({json.dumps(texts)}.map((text) => t.encode(text))))"
+    )
+    tokenizer = Engine(threads=1).tokenizer
+    assert node(code) == [list(tokenizer(text).input_ids) for text in texts]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 50])
+@pytest.mark.parametrize("name", ["ddim", "unipc"])
+def test_the_pages_steps_are_the_engines(name, steps):
+    from ldm_tutorial.engine import Engine
+    from ldm_tutorial.engine.steps import DDIM, UniPC
+
+    settings = Engine(threads=1).settings
+    alphas = np.array(settings["alphas_cumprod"], np.float32)
+    sampler = {"ddim": DDIM, "unipc": UniPC}[name](settings["scheduler"], alphas, steps)
+    rng = np.random.default_rng(0)
+    z, answers = rng.standard_normal(16).astype(np.float32), rng.standard_normal((steps, 16)).astype(np.float32)
+    config, alphas_cumprod = json.dumps(settings["scheduler"]), json.dumps(settings["alphas_cumprod"])
+    code = f"""
+        import {{SAMPLERS}} from './samplers.js';
+        const sampler = new SAMPLERS.{name}({config}, {alphas_cumprod}, {steps});
+        const path = [];
+        let z = Float32Array.from({json.dumps(z.tolist())});
+        for (const [i, v] of {json.dumps(answers.tolist())}.entries()) {{
+          z = sampler.step(i, Float32Array.from(v), z);
+          path.push(Array.from(z));
+        }}
+        console.log(JSON.stringify([sampler.timesteps, path]));
+    """
+    timesteps, path = node(code)
+    assert timesteps == sampler.timesteps.tolist()
+    for i, theirs in enumerate(path):
+        z = sampler.step(i, answers[i], z)
+        np.testing.assert_allclose(theirs, z, atol=1e-3 * max(1, np.abs(z).max()), err_msg=f"step {i}")
