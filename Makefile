@@ -56,6 +56,9 @@ test-browser: $(STAMP) ## Turn every control of every notebook in a real browser
 site: $(STAMP) ## Make the book from the committed notebooks: docs/_build/html (no network needed)
 	@$(PY) docs/book/build.py
 
+test-site: book-runtime ## Make the book and try it in a real browser, the model in its pages too
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest tests/browser/test_book.py $(ARGS)
+
 book-runtime: $(STAMP) ## Fetch what runs the model in the book's pages (once, by npm, into the cache); then `make site`
 	@$(PY) docs/book/live.py
 

@@ -73,19 +73,40 @@ def other_ways() -> str:
         return ""
     found = json.loads(file.read_text(encoding="utf-8"))
     n = found["pictures"]
-    lines = [f"{'':52s} {'trained':>8s} {'held out':>9s} {'KID':>7s} {'Fréchet':>8s} {'seconds':>8s}"]
+    lines = [f"{'':58s} {'trained':>8s} {'held out':>9s} {'KID':>7s} {'Fréchet':>8s} {'seconds':>8s}"]
     for row in found["rows"]:
         rates = f"{row['right_trained']['value']:8.1%} {row['right_held_out_dev']['value']:9.1%}"
         distances = f"{row['kid']['value']:7.3f} {row['frechet']['value']:8.1f}"
-        lines.append(f"{way(row['sampling']):52s} {rates} {distances} {row['seconds']:8.2f}")
+        lines.append(f"{way(row['sampling']):58s} {rates} {distances} {row['seconds']:8.2f}")
     floor = found["floor"]
-    lines.append(f"{'renders to other renders':70s} {floor['kid']['value']:7.3f} {floor['frechet']['value']:8.1f}")
+    lines.append(f"{'renders to other renders':76s} {floor['kid']['value']:7.3f} {floor['frechet']['value']:8.1f}")
     numbers = "\n".join("    " + line for line in lines)
+    chosen, measured_in = way(found["chosen"]), way(measured()["frechet"]["sampler"])
+    if chosen == measured_in:
+        choice = "The one above was chosen among these by the rule in `benchmarks/choose_sampling.py`"
+    else:
+        choice = (
+            f"The rule in `benchmarks/choose_sampling.py` chose {chosen}; the numbers above were measured before. It looked"
+        )
     return f"""
-**Other ways of sampling.** The one above was chosen among these by the rule in `benchmarks/choose_sampling.py`, on {n} prompts of trained pairs and {n} of the held-out
+**Other ways of sampling.** {choice}, on {n} prompts of trained pairs and {n} of the held-out
 pairs for choices: object and material right, distances to renders (few pictures, so compare them with each other only), seconds a picture in batches.
 
 {numbers}
+"""
+
+
+def labels_by_eye() -> str:
+    """The paragraph on pictures that were labelled blind, "" where there are no labels of these weights."""
+    file = RESULTS / "labels_by_eye.json"
+    if not file.exists():
+        return ""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    rate = found["compared"]["eye, judge"]["object and material"]
+    share = f"{rate['value']:.0%} ({rate['low']:.1%} to {rate['high']:.1%})"
+    return f"""
+**The judge, checked.** {rate["n"]} generated pictures were labelled blind, without prompts and verdicts (`benchmarks/results/labels_by_eye.json`): object and material
+are those that the judge names for {share} of them. {found["how"]}
 """
 
 
@@ -125,7 +146,7 @@ Seconds are those of the machine that measured: the median, the fastest and the 
 A count in brackets is that of the pairs or prompts: there the interval counts these, not pictures.
 
 {numbers}
-{other_ways()}
+{other_ways()}{labels_by_eye()}
 **Limits.** {unknown}{verdict} One object a picture, {len(OBJECTS)} objects, {len(MATERIALS)} materials,
 {len(BACKGROUNDS)} backgrounds; other words have no effect. It knows no people, no places and no real photographs. `sheet.png` shows one picture a pair, not selected,
 pairs never trained on framed.

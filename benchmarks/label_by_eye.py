@@ -1,4 +1,4 @@
-"""What does a person see in 100 generated pictures? Labelled blind, without the prompts, and set beside both judges.
+"""What does a reader see in 100 generated pictures? Labelled blind, without the prompts, and set beside both judges.
 
 python benchmarks/label_by_eye.py sheets     # numbered pictures in runs/label_by_eye, and a file to write the labels into
 python benchmarks/label_by_eye.py compare    # the labels in benchmarks/results/labels_by_eye.json beside the judges

@@ -98,7 +98,7 @@ def main() -> int:
     options = parser.parse_args()
     many = ["-n", options.jobs, "--dist"]
 
-    # More phases (exercises, the book) are more calls of run(...) in this list.
+    # More phases are more calls of run(...) in this list.
     chosen = [f"tests/test_{name}.py" for name in QUICK] if options.fast else ["tests", "--ignore=tests/browser"]
     results = [run("unit tests", *chosen, *([] if options.all else NOT_SLOW), *many, "loadfile")]
     if not options.fast:
@@ -106,6 +106,7 @@ def main() -> int:
         strict = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", CELL_TIMEOUT]
         results += [run("notebooks", *strict, *many, "loadscope", *notebooks) if notebooks else Result("notebooks", 5, 0.0)]
         results += [run("browser smoke test", "tests/browser/test_smoke.py")]
+        results += [run("the book", "tests/browser/test_book.py")]
 
     print("\n##### summary")
     print("\n".join(line for result in results for line in result.lines()))

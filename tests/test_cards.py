@@ -76,8 +76,24 @@ def test_other_ways_of_sampling(monkeypatch, tmp_path):
     sampling = {"sampler": "unipc", "steps": 12, "guidance_scale": 2.0, "guidance_interval": [0.15, 0.75]}
     row = {"sampling": sampling, "right_trained": rate, "right_held_out_dev": rate, "kid": distance, "frechet": distance}
     content = {"pictures": 8, "rows": [row | {"seconds": 0.5}], "floor": {"kid": distance, "frechet": distance}}
+    content["chosen"] = sampling
     (tmp_path / "choose_sampling.json").write_text(json.dumps(content))
+    for used, said in (
+        (sampling, "The one above was chosen"),
+        (sampling | {"steps": 9}, "the numbers above were measured before"),
+    ):
+        monkeypatch.setattr(cards, "measured", lambda used=used: {"frechet": {"sampler": used}})
+        assert said in cards.other_ways()
     assert "unipc, 12 steps, guidance 2.0 from 15% to 75% of the run" in cards.other_ways() and "99.5%" in cards.other_ways()
+
+
+def test_labels_by_eye(monkeypatch, tmp_path):
+    monkeypatch.setattr(cards, "RESULTS", tmp_path)
+    assert cards.labels_by_eye() == ""
+    rate = {"value": 0.97, "low": 0.9, "high": 0.99, "n": 100}
+    content = {"how": "By a test.", "compared": {"eye, judge": {"object and material": rate}}}
+    (tmp_path / "labels_by_eye.json").write_text(json.dumps(content))
+    assert "97% (90.0% to 99.0%)" in cards.labels_by_eye() and "By a test." in cards.labels_by_eye()
 
 
 def test_the_readme_says_what_the_record_says():

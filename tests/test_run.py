@@ -36,7 +36,7 @@ def test_a_phase_that_skipped_everything_has_not_passed(monkeypatch):
     assert Result("unit tests", 1, 2.0, tests=9).verdict == "FAILED"
 
 
-@pytest.mark.parametrize("options, phases", [([], 3), (["--all"], 3), (["--fast"], 1)])
+@pytest.mark.parametrize("options, phases", [([], 4), (["--all"], 4), (["--fast"], 1)])
 def test_which_phases_run(monkeypatch, options, phases):
     calls = []
 
