@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from .errors import UserError
 from .storage.about import CURIOS, About, scripts
 
+UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))  # soft hyphens and the like, which come along in copied texts
 LONGEST = 10_000  # characters; no model reads a fraction of that
 SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # how CLIP's tokenizer splits a text into words
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -25,7 +26,8 @@ def check_prompt(prompt: object, tokenizer=None, about: About = CURIOS, what: st
     """
     if not isinstance(prompt, str):
         raise UserError(f"A {what} must be text, not {type(prompt).__name__}: try {about.example!r}.")
-    prompt = prompt.encode("utf-8", "ignore").decode().strip()  # a terminal may pass bytes that are no text
+    prompt = prompt.encode("utf-8", "ignore").decode()  # a terminal may pass bytes that are no text
+    prompt = prompt.translate(UNSEEN).strip()
     if not prompt:
         raise UserError(f"The {what} is empty: describe a picture, for example {about.example!r}.")
     if about.scripts and not set(about.scripts) & set(scripts(prompt)):

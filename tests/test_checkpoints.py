@@ -1,6 +1,8 @@
 """Checkpoints of other origin: tiny random models in the layouts of Stable Diffusion, each beside diffusers' own pipeline."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -478,6 +480,25 @@ def test_damaged_weights(layouts, tiny_vae, tmp_path, change, says):
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match=f"in '{part}' can't be loaded: {path.name} is .*{says}"):
         load_checkpoint(layouts["sd15"], vae=part)
+
+
+def test_weights_on_a_disk_that_maps_no_files(layouts, tmp_path, monkeypatch):
+    """Some network disks: "No such device", which the library turns into a sentence about the checkpoint."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    monkeypatch.setattr("diffusers.models.model_loading_utils.safetensors.torch.load_file", refuse)
+    reason = r"the disk can't map vae/.* into memory \(No such device\), .*: copy it to another disk\.$"
+    with pytest.raises(UserError, match=f"can't be loaded: {reason}"):
+        load_checkpoint(layouts["sd15"])
+
+
+def test_a_home_folder(layouts, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(layouts["sd15"])
+    assert load_checkpoint("~/model").unet is not None
 
 
 def test_no_tokenizer(layouts, tmp_path):

@@ -197,6 +197,7 @@ BAD = [
     (["train", "vae", "--run", "file"], "'file' is a file"),
     (["train", "judge", "--out", "file"], "'file' is a file"),
     (["train", "baselines", "--out", "file/b"], "file/b"),
+    *((["train", part, "--out", "."], "holds something else than a model") for part in ("all", "judge", "baselines")),
     (["train", "gan"], "'gan'"),
     (["train", "vae", "--profile", "huge"], "'huge'"),
     *((["train", "vae", "--scale", bad], "--scale") for bad in ("0", "-1", "nan", "inf", "abc")),
@@ -311,6 +312,16 @@ def test_round_trips(ldm, tmp_path, monkeypatch, place):
     assert status == 0, said
     assert json.loads((top / "a.json").read_text())["psnr_aside"]["n"] == 4
     assert Image.open(top / "b.png").size == (16, 16)
+
+
+def test_the_home_folder(ldm, tmp_path, monkeypatch):
+    """In quotes and after "=" a shell leaves the "~" as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert ldm("generate", "a golden mug", *FEW, "--out=~/a b.png")[0] == 0
+    assert ldm("edit", "~/a b.png", "a duck", *FEW, "--strength", 1, "--out", "~/b.png")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "home").iterdir()) == ["a b.png", "b.png"] and not (tmp_path / "~").exists()
+    assert "'~user'" in ldm("generate", "a golden mug", "--model", "~user")[2]  # nobody's home
+    assert cli.expand_home("~/a=b") == str(tmp_path / "home" / "a=b") and cli.expand_home("a mug=~/x") == "a mug=~/x"
 
 
 def test_places_that_are_not_utf8(ldm, tmp_path):

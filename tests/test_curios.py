@@ -1,6 +1,7 @@
 """Curios: the same seed gives the same pixels, masks are exact, every pair is in its split, captions tell the truth."""
 
 import csv
+import errno
 import hashlib
 import itertools
 import os
@@ -553,6 +554,18 @@ def test_a_damaged_file_is_drawn_again(cache, drawn, spoil):
     again = Curios("held_out", 3, progress=False)
     assert drawn == [3, 3] and torch.equal(again.images, first.images) and torch.equal(again.masks, first.masks)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSPC, errno.ENOENT, errno.ENOSYS])
+def test_where_there_are_no_semaphores(cache, drawn, monkeypatch, number):
+    """In some containers and sandboxes: this process renders, one picture after the other."""
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("multiprocessing.synchronize._multiprocessing.SemLock", refuse)
+    monkeypatch.setattr(dataset, "BLOCK", 2)
+    assert len(Curios("train", 4, progress=False)) == 4 and drawn == [2, 2]
 
 
 def test_what_is_half_written_is_never_read(cache, drawn, monkeypatch):

@@ -29,14 +29,18 @@ FEW = {"steps": 2, "progress": False}
 
 
 class RealOnTheCPU(TorchDispatchMode):
-    """Operations that touch no other device are really done."""
+    """Operations that touch no other device are really done. Apple's GPUs ("mps") refuse numbers of double precision."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         found = tree_leaves((args, kwargs))
         elsewhere = [x for x in found if isinstance(x, torch.device) and x.type != "cpu"]
         if elsewhere or any(isinstance(x, FakeTensor) for x in found):
-            return function(*args, **kwargs)
+            made = function(*args, **kwargs)
+            for x in tree_leaves(made):
+                if isinstance(x, torch.Tensor) and x.device.type == "mps" and x.dtype == torch.float64:
+                    raise TypeError("Cannot convert a MPS Tensor to float64 dtype")  # as torch says it
+            return made
         with unset_fake_temporarily():
             return function(*args, **kwargs)
 
@@ -57,15 +61,15 @@ def build(tokenizer, device: torch.device):
     return Models(*networks, text_encoder, tokenizer, build_scheduler()), clip
 
 
-@pytest.fixture
-def gpu(tokenizer):
+@pytest.fixture(params=["cuda", "mps"])
+def gpu(tokenizer, request):
     """(Models, CLIPModel) on a GPU that is not there."""
-    with fake("cuda") as device:
+    with fake(request.param) as device:
         yield build(tokenizer, device)
 
 
 def on_gpu(found: torch.Tensor, *shape: int) -> bool:
-    return found.device.type == "cuda" and tuple(found.shape) == shape
+    return found.device.type in ("cuda", "mps") and tuple(found.shape) == shape
 
 
 def test_the_control(gpu):
@@ -75,6 +79,9 @@ def test_the_control(gpu):
     with pytest.raises(RuntimeError, match="same device|two devices"):
         models.encode_text(PROMPTS) + torch.zeros(2, 77, 32)
     assert torch.ones(3).sum().item() == 3  # what is on the CPU has values
+    if models.device.type == "mps":
+        with pytest.raises(TypeError, match="float64"):
+            models.encode_text(PROMPTS).double()
 
 
 def test_encode_decode_and_text(gpu):

@@ -228,6 +228,16 @@ def test_cache_that_cannot_be_written(monkeypatch, tmp_path):
     assert finding.level == "fault" and "LDM_TUTORIAL_CACHE" in finding.advice
 
 
+def test_a_full_cache_that_can_only_be_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("LDM_TUTORIAL_CACHE", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert doctor.check_cache().level == "fault"
+    (tmp_path / "curios" / "v1-64-cpu").mkdir(parents=True)
+    (tmp_path / "curios" / "v1-64-cpu" / "train-0-000000-000256.safetensors").touch()
+    finding = doctor.check_cache()
+    assert finding.level == "warn" and f"{tmp_path} can only be read" in finding.what and "LDM_TUTORIAL_CACHE" in finding.advice
+
+
 def test_little_disk(monkeypatch, tmp_path):
     monkeypatch.setenv("LDM_TUTORIAL_CACHE", str(tmp_path))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(2**30))

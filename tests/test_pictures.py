@@ -23,7 +23,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.lab import page, pictures
 from ldm_tutorial.lab.pictures import Pictures
-from ldm_tutorial.lab.tables import folder_rows
+from ldm_tutorial.lab.tables import MISSING, folder_rows
 from ldm_tutorial.notebook.picture_files import load_picture, read_picture, to_square
 from ldm_tutorial.storage.about import read_about
 from tests.run import ROOT, environment
@@ -68,6 +68,20 @@ def captions_of(folder: Path) -> dict[str, list[str]]:
     found = folder_rows(folder)
     assert not found.faults, str(found.faults)
     return {row.name: row.captions for row in found.rows}
+
+
+@pytest.fixture
+def never_waits():
+    """A test that waits for what never comes fails."""
+
+    def late(*_):
+        raise BaseException("it waits")  # an Exception would be taken for a damaged file
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 # --- every kind of picture --------------------------------------------------------------------------------------------
@@ -185,6 +199,23 @@ def test_every_kind_as_picture_and_as_mask(tmp_path, kind):
     if expected[0] == 255 and kind != "1":  # clear in a mask means: leave it
         changes[0] = False
     assert mask.dtype == bool and mask[:, :12].all() == changes[0] and mask[:, 20:].all() == changes[1]
+
+
+def test_pipes_in_the_place_of_files(tmp_path, ldm, never_waits):
+    os.mkfifo(tmp_path / "pipe.png")
+    RGB.save(tmp_path / "a.png")
+    edit = ["edit", tmp_path / "a.png", "a mug", "--steps", 1, "--strength", 1]
+    status, _, said = ldm("edit", tmp_path / "pipe.png", *edit[2:], "--out", tmp_path / "b.png")
+    assert status == 2 and "pipe.png' can't be read: it is a folder, a pipe or a device, not a file." in said
+    status, _, said = ldm(*edit, "--mask", tmp_path / "pipe.png", "--out", tmp_path / "b.png")
+    assert status == 2 and "The mask" in said and "it is a folder, a pipe or a device, not a file." in said
+    status, _, said = ldm(*edit, "--out", tmp_path / "pipe.png")
+    assert status == 2 and "pipe.png' is a pipe or a device, not a file: name a file." in said
+    folder = folder_of(tmp_path / "in")
+    (folder / "metadata.csv").unlink()
+    os.mkfifo(folder / "metadata.csv")
+    status, _, said = ldm("train", "all", "--data", folder, "--profile", "quick", "--run", tmp_path / "run")
+    assert status == 2 and "table that can't be read (1): metadata.csv (it is a pipe or a device, not a file)" in said
 
 
 def test_every_orientation(tmp_path):
@@ -319,6 +350,8 @@ def test_several_captions_are_all_used(tmp_path):
 def test_captions_that_are_numbers_or_hold_line_breaks(tmp_path):
     folder = folder_of(tmp_path / "in", 20, "jsonl", text=lambda i: i % 10)
     assert captions_of(folder)["013.png"] == ["3"]
+    write(folder, [{"file_name": "000.png", "text": "\ufeffa gold\u00aden\u200b mug"}], "jsonl")
+    assert captions_of(folder)["000.png"] == ["a golden mug"]
     write(folder, [{"file_name": f"{i:03d}.png", "text": f"two\nlines {i}\u2028"} for i in range(20)], "jsonl")
     found = Pictures(folder, 32, tmp_path / "run", progress=False)
     assert "two lines 7" in found.captions + found.validation_captions
@@ -382,7 +415,7 @@ def test_what_is_called_a_picture_and_is_none(tmp_path):
     assert found.faults == {
         "folder or device in place of a picture": ["'000.png' (metadata.csv, line 2)", "'001.png' (metadata.csv, line 3)"],
         "caption that holds <|endoftext|>, which the tokenizer itself puts around a text": ["002.png"],
-        "missing file": ["'003.png' (metadata.csv, line 5)"],
+        MISSING: ["'003.png' (metadata.csv, line 5)"],
     }
     assert found.notes == {
         "archive, which is not looked into: unpack it": ["images.zip"],
@@ -426,7 +459,7 @@ def test_links_are_followed(tmp_path):
         assert len(captions_of(folder)) == 24
     (linked / "000.png").unlink()
     (linked / "000.png").symlink_to("nowhere")
-    assert folder_rows(linked).faults == {"missing file": ["'000.png' (metadata.csv, line 2)"]}
+    assert folder_rows(linked).faults == {MISSING: ["'000.png' (metadata.csv, line 2)"]}
 
 
 def test_every_fault_at_once(tmp_path, ldm):
@@ -467,7 +500,7 @@ def test_every_fault_at_once(tmp_path, ldm):
     lines = [line for line in said.splitlines() if line.startswith(("ldm: ", "- "))]
     assert status == 2 and "Traceback" not in said and lines[0].startswith(f"ldm: '{folder}' has faults; nothing was trained")
     found = dict(line[2:].split(": ", 1) for line in lines[1:])
-    missing = found.pop("missing file (13)")
+    missing = found.pop(f"{MISSING} (13)")
     assert missing.startswith("'gone0.png' (metadata.csv, line 30)") and missing.rstrip(".").endswith(" and 3 more")
     assert found.pop("path that leaves the folder (1)") == "'../outside.png' (metadata.csv, line 26)"
     assert "text.png" in (unread := found.pop("picture that can't be read (2)")) and "cut.png" in unread
@@ -695,14 +728,74 @@ def test_it_is_not_measured_as_if_it_were_curios(trained, ldm, tmp_path):
     assert status == 2 and "was trained with other pictures or captions" in said
 
 
-@pytest.mark.parametrize(("start", "words", "part"), [(1, "number", "vae"), (0, "caption", "clip")])
-def test_a_run_refuses_other_pictures_and_captions(trained, ldm, tmp_path, start, words, part):
+OTHERS = {
+    "pictures": (100, lambda i: draw(i - 100)[1], "vae.pt"),
+    "captions": (0, lambda i: f"caption {i}", "tokenizer"),
+    "captions the other way round": (0, lambda i: draw(23 - i)[1], "clip.pt"),
+}
+
+
+def content(*folders: Path) -> dict[Path, bytes]:
+    """All that is kept in folders, but the copy of the pictures that were read last."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in files if path.name != "data.safetensors"}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_other_pictures_in_the_same_folders(trained, ldm, tmp_path, other):
+    """One sentence, and the first training and its model are as they were."""
     _, run, model = trained
-    other = folder_of(tmp_path / "other", 24, start=start, text=lambda i: f"{words} {i}")
-    before = (run / f"{part}.pt").read_bytes()
-    status, _, said = ldm(*command(other, run, tmp_path / "model"))
-    assert status == 2 and f"{run / part}.pt" in said and "another folder" in said
-    assert (run / f"{part}.pt").read_bytes() == before and not (tmp_path / "model").exists()
+    start, text, named = OTHERS[other]
+    if other == "captions the other way round":  # those kept aside stay where they are: the tokenizer does not see them
+        aside = {i: draw(i)[1] for i in range(24) if draw(i)[1] not in Pictures(trained[0], 16, run, progress=False).captions}
+        learned = [i for i in range(24) if i not in aside]
+        mirrored = dict(zip(learned, reversed(learned), strict=True))
+        text = lambda i: aside.get(i) or draw(mirrored[i])[1]  # noqa: E731
+    folder = folder_of(tmp_path / "other", 24, start=start, text=text)
+    before = content(run, model)
+    status, _, said = ldm(*command(folder, run, tmp_path / "model"))
+    assert status == 2 and str(run / named) in said and "another folder" in said and said.count("ldm:") == 1
+    status, _, said = ldm(*command(folder, tmp_path / "run", model))
+    assert status == 2 and "holds a model of other pictures or captions" in said and "with --out" in said
+    assert content(run, model) == before and not (tmp_path / "model").exists()
+    assert not list((tmp_path / "run").glob("*.pt")), "it was said before anything was trained"
+    assert ldm(*command(trained[0], run, model))[0] == 0  # the first goes on
+
+
+@pytest.mark.parametrize("kind", ["curios", "unknown", "damaged"])
+def test_models_of_other_kinds_are_not_replaced(trained, ldm, tmp_path, kind):
+    folder, run, _ = trained
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    about = {"curios": json.dumps({"kind": "curios", "scripts": []}), "damaged": "{"}.get(kind)
+    if about:
+        (tmp_path / "model" / "course.json").write_text(about)
+    status, _, said = ldm(*command(folder, run, tmp_path / "model"))
+    what = "a model of Curios" if kind == "curios" else "a model of unknown origin"
+    assert status == 2 and f"holds {what}, which would be lost: name another folder with --out, or delete it." in said
+    assert (tmp_path / "model" / "model_index.json").read_text() == "{}"
+
+
+HOLD = """
+import sys
+from filelock import FileLock
+
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_trainings_at_once_in_one_folder(trained, ldm, tmp_path):
+    folder, run, _ = trained
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, run / ".lock"], **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        status, _, said = ldm(*command(folder, run, tmp_path / "model"))
+        assert status == 2 and f"Another process is training in '{run}'" in said and said.count("ldm:") == 1
+        other.kill()  # what it held is free again
+    assert ldm(*command(folder, run, tmp_path / "model"))[0] == 0
 
 
 def test_the_page_holds_the_numbers(trained):

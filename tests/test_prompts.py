@@ -105,6 +105,15 @@ def test_good_seeds():
     assert [check_seed(seed) for seed in (0, " 42 ", "+7", 2**63 - 1)] == [0, 42, 7, 2**63 - 1]
 
 
+def test_what_can_not_be_seen_is_not_read(tokenizer):
+    """Marks that come along in copied texts would split words, and change the picture."""
+    for prompt in ("\ufeffa golden mug", "a gold\u00aden mug", "a golden\u200b mug", "a golden\u2060 mug\u200b"):
+        assert check_prompt(prompt, tokenizer) == "a golden mug"
+    for prompt in ("a\ngolden\n\nmug", "a golden\u00a0mug", "a\u2028golden\tmug"):  # these the tokenizer takes for spaces
+        assert tokenizer(check_prompt(prompt, tokenizer)).input_ids == tokenizer("a golden mug").input_ids
+    assert check_prompt("می\u200cخواهم", about=About("own pictures", ("Arabic",))) == "می\u200cخواهم"  # spelled so
+
+
 # --- where a file goes ------------------------------------------------------------------------------------------------
 
 

@@ -440,7 +440,8 @@ def test_other_settings_are_refused(on_the_cpu, tmp_path, change):
     before = (tmp_path / "x.pt").read_bytes()
     other = dataclasses.replace(RECIPE, **change) if isinstance(change, dict) else RECIPE
     world = "another world" if change == "data" else "one world"
-    with pytest.raises(UserError, match="other settings") as error:
+    named = {"model": "weights"}.get(change, change) if isinstance(change, str) else next(iter(change))
+    with pytest.raises(UserError, match=rf"other settings \(.*{named}.*\)") as error:
         train("diffusion" if change == "model" else "line", tmp_path, other, data_fingerprint=world)
     assert "x.pt" in one_sentence(error) and (tmp_path / "x.pt").read_bytes() == before
 
@@ -707,6 +708,20 @@ def test_a_damaged_tokenizer_is_named(on_the_cpu, tmp_path):
     with pytest.raises(UserError, match="tokenizer is damaged: delete it") as error:
         lab.make_tokenizer(OwnPictures(), tmp_path)
     one_sentence(error)
+
+
+def test_a_tokenizer_of_other_captions(on_the_cpu, tmp_path):
+    """It would spell out the words of these letter by letter, and nobody would notice."""
+    data = OwnPictures()
+    lab.make_tokenizer(data, tmp_path)
+    data.tokenizer_captions = data.captions[::-1]
+    lab.make_tokenizer(data, tmp_path)  # the same ones
+    data.tokenizer_captions = [*data.captions[1:], "a blue square"]
+    with pytest.raises(UserError, match="tokenizer belongs to a run with other captions") as error:
+        lab.make_tokenizer(data, tmp_path)
+    assert str(tmp_path / "tokenizer") in one_sentence(error)
+    (tmp_path / "tokenizer" / "captions.txt").unlink()  # as earlier versions of this package left it
+    lab.make_tokenizer(data, tmp_path)
 
 
 @pytest.mark.parametrize("what", ["tokenizer", "latents.safetensors"])

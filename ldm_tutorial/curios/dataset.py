@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import active_children, get_context, resource_tracker
 from pathlib import Path
 
@@ -199,12 +199,15 @@ def _render_missing(jobs: list[tuple], progress: bool) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, 16, len(todo)) if jobs[0][-1] == "cpu" else 1
     with tqdm(total=total, desc=f"render {jobs[0][0]}", unit=" pictures", disable=not (progress and todo)) as bar:
-        if workers < 2:
+        pool = None
+        if workers > 1:
+            with suppress(OSError, ImportError, NotImplementedError):  # some containers and sandboxes have no semaphores
+                # one torch thread in each: several collapse when processes share the cores
+                pool = ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
+        if pool is None:
             for job in todo:
                 bar.update(_worker(job))
             return
-        # one torch thread in each: several collapse when processes share the cores
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
         others = active_children()
         try:
             with _delayed_ctrl_c():  # it does not reach the workers: this process ends them, and none prints a traceback

@@ -43,6 +43,13 @@ def stop(number: int, frame) -> None:
     raise KeyboardInterrupt
 
 
+def expand_home(argument: str) -> str:
+    """``~/a.png`` and ``--out=~/a.png`` with the home folder in place of the "~", which a shell leaves as it is in quotes
+    and after "="."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + os.path.expanduser(value) if value.startswith("~/") else argument
+
+
 def run(arguments: list[str]) -> int:
     """Run a command and say in one sentence what went wrong, if anything; returns the exit status."""
     from ..errors import Interrupted, UserError
@@ -50,7 +57,7 @@ def run(arguments: list[str]) -> int:
     from .commands import app
 
     try:
-        return app(arguments or ["--help"], prog_name="ldm", standalone_mode=False) or 0
+        return app([expand_home(a) for a in arguments] or ["--help"], prog_name="ldm", standalone_mode=False) or 0
     except Exception as error:
         reason = disk_reason(error)
         if isinstance(error, UserError):

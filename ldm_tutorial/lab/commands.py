@@ -5,6 +5,7 @@ Each checks what it was given before it imports anything heavy, and writes its r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -61,6 +62,8 @@ def check_file(path: Path, suffix: str = ".png") -> None:
         raise UserError(f"{str(path)!r} is a folder: name a file in it, for example {str(path / ('picture' + suffix))!r}.")
     if path.suffix.lower() != suffix:
         raise UserError(f"{path.name!r} must end in {suffix}: name it {path.with_suffix(suffix).name!r}.")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{str(path)!r} is a pipe or a device, not a file: name a file.")
     check_place(path)
 
 
@@ -159,9 +162,10 @@ def train(
     """Train all, or one of the parts, from nothing; interrupt at will: the same command goes on where it stopped."""
     check_train(part, out, data, resolution)
 
+    from ..baselines import BASELINES
     from ..curios import Curios
-    from ..storage.folders import check_folder
-    from ..storage.resume import connect_processes
+    from ..storage.folders import check_folder, check_replaced
+    from ..storage.resume import alone_in, connect_processes
     from . import training
     from .pictures import Pictures
 
@@ -176,37 +180,46 @@ def train(
         check_utf8(folder)
         if folder.is_file():
             raise UserError(f"{str(folder)!r} is a file: name a folder.")
-    if part == "all":
-        check_folder(target)
+    # by what a folder is known that may be written to again
+    marks = {"all": ["model_index.json"], "judge": ["judge.safetensors"], "baselines": [*BASELINES]}
+    if part in marks:
+        check_folder(target, marks[part])
     progress = connect_processes().is_main_process  # each has its own GPU before anything is rendered
     if part == "baselines":
-        from .baselines import train_baselines
-
-        train_baselines(run, target, scale)
         pictures, about = None, CURIOS
     elif data is None:
         pictures, about = Curios("train", chosen.renders, training.SEED, side, progress), CURIOS
     else:
         pictures = Pictures(data, side, run, training.SEED, progress)
-        pictures.note_long_captions(training.make_tokenizer(pictures, run))
-        remark(str(pictures.notes) if progress else None)
         captions = pictures.tokenizer_captions
         about = About("own pictures", scripts(captions), min(captions, key=len), side, pictures.fingerprint)
-    if part == "vae":
-        training.train_autoencoder(pictures, chosen.autoencoder, run, chosen.latent_channels, progress=progress)
-    elif part == "clip":
-        training.train_clip(pictures, training.make_tokenizer(pictures, run), chosen.clip, run, progress=progress)
-    elif part == "judge":
-        training.train_and_save_judges(pictures, chosen.judge, run, target, progress)
-    elif part != "baselines":
-        models, clip = training.train_all(pictures, chosen, run, progress=progress)
-        if part == "all":
-            training.save_all(models, clip, target, about)
-    if part == "all" and isinstance(pictures, Pictures) and progress:
-        from .page import write_evaluation
+    with alone_in(run) if progress else contextlib.nullcontext():
+        if isinstance(pictures, Pictures):
+            pictures.note_long_captions(training.make_tokenizer(pictures, run))
+            remark(str(pictures.notes) if progress else None)
+        if part == "baselines":
+            from .baselines import train_baselines
 
-        steps = {"autoencoder": chosen.autoencoder.steps, "CLIP": chosen.clip.steps, "U-Net": chosen.unet.steps}
-        write_evaluation(target, pictures, steps)
+            train_baselines(run, target, scale)
+        elif part == "vae":
+            training.train_autoencoder(pictures, chosen.autoencoder, run, chosen.latent_channels, progress=progress)
+        elif part == "clip":
+            training.train_clip(pictures, training.make_tokenizer(pictures, run), chosen.clip, run, progress=progress)
+        elif part == "judge":
+            training.train_and_save_judges(pictures, chosen.judge, run, target, progress)
+        elif part == "unet":
+            training.train_all(pictures, chosen, run, progress=progress)
+        else:
+            option = "--out" if out else "--run"
+            check_replaced(target, about, option)
+            models, clip = training.train_all(pictures, chosen, run, progress=progress)
+            check_replaced(target, about, option)  # another training may have ended there meanwhile; this one is kept in run
+            training.save_all(models, clip, target, about)
+            if isinstance(pictures, Pictures) and progress:
+                from .page import write_evaluation
+
+                steps = {"autoencoder": chosen.autoencoder.steps, "CLIP": chosen.clip.steps, "U-Net": chosen.unet.steps}
+                write_evaluation(target, pictures, steps)
     if progress:
         print(f"{part} is trained; its state is in {run}" if part in ("vae", "clip", "unet") else f"wrote {target}")
 

@@ -22,10 +22,11 @@ from PIL import Image
 
 from ..errors import UserError
 from ..notebook.picture_files import FORMATS
-from ..text import END, START
+from ..text import END, START, UNSEEN
 
 HUB = "hub:"
 COLUMNS = {"file_name", "text"}
+MISSING = "missing file; names are read from the table's own folder, and upper and lower case differ"
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".rar", ".7z")
 
 
@@ -80,7 +81,7 @@ class Rows:
                         self.faults.add(f"caption that holds {mark}, which the tokenizer itself puts around a text", row.name)
                 if len(text.strip().splitlines()) > 1:
                     self.notes.add("caption that holds a line break, read as a space", row.name)
-                text = " ".join(text.split())
+                text = " ".join(text.translate(UNSEEN).split())
                 if text not in row.captions:
                     row.captions.append(text)
 
@@ -119,6 +120,9 @@ def json_lines(path: Path) -> Iterator[tuple[int, object]]:
 
 def table_lines(path: Path, name: str, faults: Remarks) -> Iterator[tuple[str, str, object]]:
     """(where it stands, file_name, text) of each line of a table; what is wrong with it goes to ``faults``."""
+    if path.exists() and not path.is_file():
+        faults.add("table that can't be read", f"{name} (it is a pipe or a device, not a file)")
+        return
     try:
         for number, row in csv_lines(path) if path.suffix == ".csv" else json_lines(path):
             where = f"{name}, line {number}"
@@ -194,7 +198,7 @@ def folder_rows(folder: Path) -> Rows:
             if name.startswith("../"):
                 found.faults.add("path that leaves the folder", f"{given[:100]!r} ({where})")
             elif not os.path.isfile(folder / name):
-                kind = "folder or device in place of a picture" if os.path.exists(folder / name) else "missing file"
+                kind = "folder or device in place of a picture" if os.path.exists(folder / name) else MISSING
                 found.faults.add(kind, f"{given[:100]!r} ({where})")
             else:
                 if name not in rows:

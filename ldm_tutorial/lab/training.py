@@ -140,19 +140,28 @@ def fit_to_the_end(name: str, loss: nn.Module, sample_batch, recipe: Recipe, fol
 
 
 def make_tokenizer(data, folder: Path) -> CLIPTokenizer:
-    """The tokenizer of a run: learned on the data's captions by one process, then read from ``folder/tokenizer``.
+    """The tokenizer of a run: learned on the data's captions by one process, then read from ``folder/tokenizer``, where
+    ``captions.txt`` names the captions by their fingerprint.
 
     Raises:
-        UserError: when it can't be written or read.
+        UserError: when it was learned on other captions, and when it can't be written or read.
     """
-    path = folder / "tokenizer"
+    path, captions = folder / "tokenizer", data.tokenizer_captions
+    origin, learned_from = fingerprint(*sorted(captions)), path / "captions.txt"
     with connect_processes().main_process_first():  # the others find it
         if not path.exists():
-            tokenizer = train_tokenizer(data.tokenizer_captions, common_words())
+            tokenizer = train_tokenizer(captions, common_words())
             with disk_errors(path, "choose another folder for the run"), atomic_folder(path) as scratch:
                 tokenizer.save_pretrained(scratch)
+                (scratch / learned_from.name).write_text(origin)
     try:
+        if learned_from.exists() and learned_from.read_text() != origin:
+            raise UserError(
+                f"{path} belongs to a run with other captions: choose another folder for the run, or delete it to start again."
+            )
         return CLIPTokenizer.from_pretrained(path)
+    except UserError:
+        raise
     except Exception:  # a damaged file can raise nearly anything
         raise UserError(f"{path} is damaged: delete it, and the same command makes it again.") from None
 

@@ -25,6 +25,8 @@ def load_picture(source, background: str = "white", side: int | None = None) -> 
         UserError: for a file that is no picture, or one whose pixels can't be shown. The message is the reason alone, for the
             caller knows what the picture is called.
     """
+    if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
+        raise UserError("it is a folder, a pipe or a device, not a file")  # a pipe that nobody writes to would never end
     try:
         with Image.open(source, formats=FORMATS) as image:
             width, height = image.size

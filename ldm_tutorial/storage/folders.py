@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import WEIGHTS, check_place, check_utf8, verify_checksums, weights_fault
+from .about import About, read_about
 
 RESTORE = "restore them: `git checkout -- ldm_tutorial/weights`, or download the project again"
 # The parts that have weights, and the classes that they may be of. A scheduler may be any of diffusers'.
@@ -18,8 +20,9 @@ PARTS = (*CLASSES, "tokenizer", "scheduler")
 PICKLES = "pickled ones (.bin) can run code and are never loaded"
 
 
-def check_folder(folder: str | Path) -> Path:
-    """A place for a model: new, empty, or holding a model that may be replaced. Nothing is made.
+def check_folder(folder: str | Path, marks: Iterable[str] = ("model_index.json",)) -> Path:
+    """A place for a model: new, empty, or holding a model that may be replaced, known by one of the names in ``marks``.
+    Nothing is made.
 
     Raises:
         UserError: for a folder that holds anything else, or that can't be written.
@@ -27,9 +30,28 @@ def check_folder(folder: str | Path) -> Path:
     folder = Path(folder).absolute()  # "." has no name of its own
     check_place(folder)
     check_utf8(folder)
-    if folder.exists() and not (folder / "model_index.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
+    model = any((folder / mark).exists() for mark in marks)
+    if folder.exists() and not model and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{str(folder)!r} holds something else than a model: name a new folder for the model.")
     return folder
+
+
+def check_replaced(folder: Path, about: About, option: str) -> None:
+    """A model is to take the place of the one in ``folder``, if there is one: is that an earlier one of the same pictures?
+
+    Raises:
+        UserError: when it is any other, which would be lost; ``option`` names another folder.
+    """
+    if not (folder / "model_index.json").exists():
+        return
+    try:
+        there = read_about(folder)
+    except UserError:
+        there = About()
+    if (there.kind, there.data) != (about.kind, about.data):
+        kinds = {"curios": "a model of Curios", "own pictures": "a model of other pictures or captions"}
+        what = kinds.get(there.kind, "a model of unknown origin")
+        raise UserError(f"{str(folder)!r} holds {what}, which would be lost: name another folder with {option}, or delete it.")
 
 
 def check_files(folder: str | Path) -> None:
@@ -153,6 +175,11 @@ def damaged_weights(folder: Path) -> str | None:
         fault = weights_fault(folder / name)
         if fault:
             return f"{name} is {fault}: fetch or copy it again"
+        try:
+            with open(folder / name, "rb") as file:
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).close()
+        except OSError as error:  # on some network disks
+            return f"the disk can't map {name} into memory ({error.strerror}), as the library reads it: copy it to another disk"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ KNOWN = {
 
 def find_checkpoint(source: str | Path, revision: str | None, parts: list[str], download: bool) -> Path:
     """The folder that a learner means: one on this machine, or one on the hub, OWNER/NAME or OWNER/NAME@REVISION."""
+    source = os.path.expanduser(source)
     if Path(source).is_dir():
         return Path(source)
     if Path(source).is_file():

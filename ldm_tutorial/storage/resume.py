@@ -13,6 +13,8 @@ import os
 import signal
 import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -88,6 +90,32 @@ def build_accelerator(batch: int, parts: int):
     return accelerator
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Around a training that keeps its state in ``folder``: no other one may do so meanwhile.
+
+    Raises:
+        UserError: when another one does, and when the folder can't be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")  # the system gives it back however this process ends
+    with disk_errors(folder, "choose another folder for the run"):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"Another process is training in {str(folder)!r}: wait until it has ended, or choose another folder."
+            ) from None
+        except NotImplementedError:
+            pass  # a disk without locks
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class ResumableRun:
     """A context around the steps of one training.
 
@@ -142,9 +170,9 @@ class ResumableRun:
         except Exception:  # a damaged file can raise nearly anything
             raise UserError(f"{self.path} is damaged and can't be resumed: {advice}.") from None
         if settings != self.settings:
-            raise UserError(
-                f"{self.path} belongs to a run with other settings: choose another folder, or delete it to start again."
-            )
+            other = ", ".join(key for key in self.settings if settings.get(key) != self.settings[key])
+            belongs = f"{self.path} belongs to a run with other settings ({other})"
+            raise UserError(f"{belongs}: choose another folder, or delete it to start again.")
         for key, part in self._parts.items():
             part.load_state_dict(states[key])
         self.losses = losses
