@@ -94,12 +94,13 @@ class Guide:
     def predict(self, scheduler, z: Tensor, t: Tensor, step: int, steps: int) -> Tensor:
         """The guided prediction for noisy latents ``z`` [B, 8, 16, 16] at timestep ``t``, which is ``step`` of ``steps``."""
         start, stop = self.interval
+        told = t.float() if t.dtype == torch.float64 else t  # Apple's GPUs have no double precision
         guided = int(start * steps) <= step < int(stop * steps)
         if self.scale <= 1 or not guided:
             given = scheduler.scale_model_input(z, t)
-            return self.unet(given, t, encoder_hidden_states=self.text).sample
+            return self.unet(given, told, encoder_hidden_states=self.text).sample
         given = scheduler.scale_model_input(torch.cat([z, z]), t)
-        unconditional, conditional = self.unet(given, t, encoder_hidden_states=self.both).sample.chunk(2)
+        unconditional, conditional = self.unet(given, told, encoder_hidden_states=self.both).sample.chunk(2)
         return unconditional + self.scale * (conditional - unconditional)
 
 
