@@ -68,7 +68,7 @@ notebooks: $(STAMP) ## Re-execute every notebook in place, fold its cells by the
 	@$(PY) -m tests.cells --fold
 	@$(PY) docs/make_claims.py
 
-exercises: $(STAMP) ## Write exercises and solutions from notebooks/exercises/source, and execute the solutions (ARGS="03 05")
+exercises: $(STAMP) ## Write exercises and solutions from notebooks/exercises/source, and execute what has changed (ARGS="03 05")
 	@PYTHONDONTWRITEBYTECODE= $(PY) -m tests.exercises $(ARGS)
 
 # A training has the machine to itself: there, threads that spin are nearly twice as fast (2 cores, benchmarks/training.md).

@@ -1,8 +1,8 @@
 """Exercises and solutions, made from one source: `make exercises`.
 
-    python -m tests.exercises                writes stubs and solutions of all sources, and executes the solutions
-    python -m tests.exercises 03 05          of some
-    python -m tests.exercises --no-execute   writes them without executing
+    python -m tests.exercises             writes stubs and solutions of all sources, and executes solutions that have changed
+    python -m tests.exercises 03 05       of some
+    python -m tests.exercises --again     executes them also where no code has changed
 
 A source is notebooks/exercises/source/NN_name.ipynb, with nbgrader's marks: what stands between ``### BEGIN SOLUTION`` and
 ``### END SOLUTION`` is kept for the solutions, what stands between ``### BEGIN HIDDEN TESTS`` and ``### END HIDDEN TESTS`` for
@@ -105,19 +105,32 @@ def execute(path: Path) -> None:
     path.write_text(text_of(read(path)), encoding="utf-8")
 
 
+def with_outputs(made: NotebookNode, before: NotebookNode) -> bool:
+    """Take the outputs of a notebook that was executed, where each code cell is what it was; returns whether that was so."""
+    code, old = ([cell for cell in notebook.cells if cell.cell_type == "code"] for notebook in (made, before))
+    if [cell.source for cell in code] != [cell.source for cell in old] or any(cell.execution_count is None for cell in old):
+        return False
+    for cell, executed in zip(code, old, strict=True):
+        cell.execution_count, cell.outputs = executed.execution_count, executed.outputs
+    made.metadata = before.metadata
+    return True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--no-execute", action="store_true", help="leave the solutions without output")
+    parser.add_argument("--again", action="store_true", help="execute all solutions")
     parser.add_argument("names", nargs="*", help="some notebooks by number, 03, in place of all")
     options = parser.parse_args()
     for path in find_sources(options.names):
+        stub, solutions = make(read(path))
         places = [FOLDER / "exercises" / path.name, FOLDER / "solutions" / path.name]
-        for place, notebook in zip(places, make(read(path)), strict=True):
+        kept = not options.again and places[1].exists() and with_outputs(solutions, read(places[1]))
+        for place, notebook in zip(places, (stub, solutions), strict=True):
             place.parent.mkdir(exist_ok=True)
             place.write_text(text_of(notebook), encoding="utf-8")
-        if not options.no_execute:
+        if not kept:
             execute(places[1])
-        print(" ".join(place.relative_to(ROOT).as_posix() for place in places), flush=True)
+        print(f"{path.stem}: {'as it was executed before' if kept else 'executed'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .exercise import Build, Mistake, Number
-
-ALPHAS = torch.tensor([0.99, 0.81, 0.64, 0.25, 0.01])  # roots that one can do in one's head
-
-
-def normal(*shape: int, seed: int) -> torch.Tensor:
-    """Numbers drawn from N(0, 1), the same ones each time."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from .exercise import ALPHAS, Build, Mistake, Number, normal
 
 
 def _share(t, alphas_cumprod):

@@ -1,0 +1,116 @@
+"""The exercises of notebook 01, pictures as numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .exercise import Build, Mistake, Number
+
+
+def _bytes(*shape: int, seed: int) -> Tensor:
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def _normalise(images):
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+normalise = Build(
+    "1.1",
+    right=_normalise,
+    cases=[
+        {"images": torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)},
+        {"images": _bytes(2, 3, 4, 3, seed=1)},
+        {"images": _bytes(1, 3, 3, 3, seed=2)},
+    ],
+    mistakes=[
+        Mistake(
+            "the numbers go from 0 to 1, where they should go from -1 to 1", lambda images: images.permute(0, 3, 1, 2) / 255
+        ),
+        Mistake(
+            "the numbers go from -0.5 to 0.5: the range from -1 to 1 is 2 wide",
+            lambda images: images.permute(0, 3, 1, 2) / 255 - 0.5,
+        ),
+        Mistake(
+            "the pixels were divided by 128, so that white is a little below 1: the brightest pixel is 255",
+            lambda images: images.permute(0, 3, 1, 2) / 128 - 1,
+        ),
+        Mistake(
+            "the numbers were only given another shape, which mixes pixels and channels: permute moves the axis of the channels",
+            lambda images: images.reshape(len(images), 3, *images.shape[1:3]) / 127.5 - 1,
+        ),
+        Mistake("height and width changed places on the way", lambda images: images.permute(0, 3, 2, 1) / 127.5 - 1),
+        Mistake(
+            "the channels are still the last axis, where they should come right after the batch",
+            lambda images: images / 127.5 - 1,
+        ),
+        Mistake(
+            "the pixels were multiplied while they were still bytes, which begin again at 0 after 255: make them floats first",
+            lambda images: (images * 2).permute(0, 3, 1, 2) / 255 - 1,
+        ),
+        Mistake("black and white changed places", lambda images: 1 - images.permute(0, 3, 1, 2) / 127.5),
+    ],
+)
+
+
+def _mean_picture(images):
+    return images.double().mean(0).round().to(torch.uint8)
+
+
+def _sum_of_bytes(images):
+    total = images[0]
+    for image in images[1:]:
+        total = total + image
+    return total
+
+
+mean_picture = Build(
+    "1.2",
+    right=_mean_picture,
+    given=lambda images: _sum_of_bytes(images) // len(images),
+    cases=[
+        {"images": torch.tensor([[[[10, 100, 200]]], [[[20, 100, 250]]], [[[20, 101, 255]]]], dtype=torch.uint8)},
+        {"images": _bytes(5, 4, 6, 3, seed=3)},
+    ],
+    mistakes=[
+        Mistake(
+            "sums above 255 are now right, but the mean is still rounded down, which makes pictures darker: 16.7 should become 17",
+            lambda images: images.double().mean(0).to(torch.uint8),
+        ),
+        Mistake(
+            "the mean is now rounded, but the sum is still made of bytes, which begin again at 0 after 255",
+            lambda images: (_sum_of_bytes(images).double() / len(images)).round().to(torch.uint8),
+        ),
+        Mistake(
+            "each picture was divided before they were added up, and what was rounded away each time is lost",
+            lambda images: torch.stack([image // len(images) for image in images]).sum(0).to(torch.uint8),
+        ),
+        Mistake(
+            "the result is a picture of floats, where bytes (torch.uint8) are asked for", lambda images: images.double().mean(0)
+        ),
+        Mistake(
+            "the pictures were added up and not divided by their number",
+            lambda images: images.double().sum(0).clamp(max=255).to(torch.uint8),
+        ),
+        Mistake("this is the median of the pictures, not their mean", lambda images: images.median(0).values),
+    ],
+)
+
+megabytes = Number(
+    "1.3",
+    value=49.152,
+    within=0.3,
+    because="64 x 64 places x 3 channels x 4 bytes make 49,152 bytes a picture, and a thousand of them 49 megabytes",
+    mistakes={
+        12.288: "a number took one byte: a float32 takes four",
+        16.384: "one channel was counted: a colour picture has three",
+        4.096: "the places were counted: each has three numbers of four bytes",
+        24.576: "a number took two bytes, as in half precision: a float32 takes four",
+        98.304: "a number took eight bytes: a float32 takes four",
+        393.216: "bits were counted: a byte has eight of them",
+        46.875: "a megabyte was counted as 1,048,576 bytes: here it is 1,000,000",
+        0.049152: "one picture was counted: there are a thousand",
+        49152: "kilobytes were counted: a megabyte has a thousand of them",
+    },
+)

@@ -1,0 +1,80 @@
+import numpy as np
+import torch
+
+
+def in_numpy(images):
+    return np.moveaxis(images.numpy().astype(np.float64), 3, 1) / 255 * 2 - 1
+
+
+def by_channels(images):
+    floats = (images.to(torch.float32) - 127.5) / 127.5
+    return torch.stack([floats[..., channel] for channel in range(3)], dim=1)
+
+
+def zero_to_one(images):
+    return images.movedim(-1, 1).float() / 255
+
+
+def viewed(images):
+    count, height, width, channels = images.shape
+    return images.float().view(count, channels, height, width) / 127.5 - 1
+
+
+def sideways(images):
+    return images.transpose(1, 3).float() / 127.5 - 1
+
+
+def as_bytes(images):
+    return (2 * images.permute(0, 3, 1, 2)) / 255.0 - 1
+
+
+def mean_in_numpy(images):
+    return torch.from_numpy(np.rint(images.numpy().mean(axis=0)).astype(np.uint8))
+
+
+def mean_by_loop(images):
+    total = torch.zeros(images.shape[1:], dtype=torch.int32)
+    for image in images:
+        total += image
+    return (total / len(images)).round().byte()
+
+
+def mean_add_half(images):
+    return ((images.int().sum(0) + len(images) // 2) // len(images)).to(torch.uint8)
+
+
+def floor(images):
+    return images.float().mean(0).byte()
+
+
+def wraps(images):
+    total = torch.zeros_like(images[0])
+    for image in images:
+        total += image
+    return (total.float() / len(images)).round().byte()
+
+
+def parts(images):
+    return sum(image // len(images) for image in images)
+
+
+RIGHT = {
+    "normalise": [in_numpy, by_channels],
+    "mean_picture": [mean_in_numpy, mean_by_loop, mean_add_half],
+    "megabytes": [49.152, 64 * 64 * 3 * 4 * 1000 / 1e6, 49],
+}
+WRONG = {
+    "normalise": {
+        "from 0 to 1, where": zero_to_one,
+        "mixes pixels and channels": viewed,
+        "height and width changed places": sideways,
+        "still bytes, which begin again": as_bytes,
+    },
+    "mean_picture": {
+        "still rounded down": floor,
+        "still made of bytes": wraps,
+        "rounded away each time": parts,
+        "a picture of floats": lambda images: images.float().mean(0),
+    },
+    "megabytes": {"took one byte": 12.3, "one channel was counted": 16.4, "too high": 1000},
+}

@@ -1,0 +1,70 @@
+import math
+
+import numpy as np
+import torch
+from torch.distributions import Normal, kl_divergence
+
+
+def kl_from_torch(mean, logvar):
+    found = kl_divergence(Normal(mean, (logvar / 2).exp()), Normal(0.0, 1.0))
+    return found.sum(dim=tuple(range(1, mean.ndim)))
+
+
+def kl_by_loop(mean, logvar):
+    return [0.5 * float((m.double() ** 2 + v.double().exp() - v.double() - 1).sum()) for m, v in zip(mean, logvar, strict=True)]
+
+
+def kl_without_half(mean, logvar):
+    return (mean.pow(2) + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+
+
+def kl_of_the_batch(mean, logvar):
+    return 0.5 * torch.sum(mean.pow(2) + logvar.exp() - 1 - logvar)
+
+
+def kl_negative(mean, logvar):
+    return 0.5 * (1 + logvar - mean.pow(2) - logvar.exp()).flatten(1).sum(1)
+
+
+def kl_of_deviation(mean, logvar):
+    sigma = torch.exp(0.5 * logvar)
+    return 0.5 * (mean.pow(2) + sigma - 1 - logvar).flatten(1).sum(1)
+
+
+def psnr_in_two_parts(x, x_hat):
+    return 20 * math.log10(2) - 10 * math.log10(float(((x - x_hat) ** 2).mean()))
+
+
+def psnr_of_bytes(x, x_hat):
+    """As for pixels from 0 to 1."""
+    error = (x.numpy() / 2 - x_hat.numpy() / 2).astype(np.float64)
+    return -10 * np.log10((error**2).mean())
+
+
+RIGHT = {
+    "kl": [kl_from_torch, kl_by_loop],
+    "psnr": [psnr_in_two_parts, psnr_of_bytes],
+    "ruined_picture": [
+        torch.tensor([[(-1.0) ** (row + column) for column in range(64)] for row in range(64)]).repeat(3, 1, 1),
+        torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1,
+    ],
+}
+WRONG = {
+    "kl": {
+        "one half is missing": kl_without_half,
+        "whole batch was added up": kl_of_the_batch,
+        "the sign is the opposite": kl_negative,
+        "standard deviation stands where": kl_of_deviation,
+    },
+    "psnr": {
+        "still the natural one": lambda x, y: 10 * torch.log(4 / ((x - y) ** 2).mean()),
+        "the peak is still 1": lambda x, y: -10 * torch.log10(((x - y) ** 2).mean()),
+        "the peak was not squared": lambda x, y: 10 * torch.log10(2 / torch.nn.functional.mse_loss(x, y)),
+    },
+    "ruined_picture": {
+        "comes back with a PSNR of": torch.zeros(3, 64, 64),
+        "and it has [64, 64, 3]": torch.zeros(64, 64, 3),
+        "lie outside": torch.full((3, 64, 64), 3.0),
+        "should be a tensor": [[1.0]],
+    },
+}

@@ -1,0 +1,104 @@
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+
+def weighted(without, with_text, w):
+    return w * with_text + (1 - w) * without
+
+
+def from_the_text(without, with_text, w):
+    """Ho and Salimans' own form, whose scale is one less."""
+    return with_text.double() + (w - 1) * (with_text.double() - without.double())
+
+
+def from_scipy(hits, n):
+    found = binomtest(hits, n).proportion_ci(method="wilson")
+    return found.low, found.high
+
+
+def from_the_quadratic(hits, n):
+    """The two shares from which the observed one is just 1.96 standard errors away."""
+    p, z2 = hits / n, 1.96**2
+    ends = np.roots([1 + z2 / n, -(2 * p + z2 / n), p * p])
+    return np.sort(ends.real)
+
+
+def normal_interval(hits, n):
+    p = hits / n
+    error = np.sqrt(p * (1 - p) / n)
+    return p - 1.96 * error, p + 1.96 * error
+
+
+def wilson(hits, n, z=1.96):
+    p = hits / n
+    middle = (p + z * z / 2 / n) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / 4 / n / n) ** 0.5
+    return middle - half, middle + half
+
+
+def undivided(hits, n, z=1.96):
+    p = hits / n
+    half = z * (p * (1 - p) / n + z * z / 4 / n / n) ** 0.5
+    return p + z * z / 2 / n - half, p + z * z / 2 / n + half
+
+
+def seeded_globally(seeds, shape):
+    noise = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        noise.append(torch.randn(shape))
+    return torch.stack(noise)
+
+
+def one_generator_reset(seeds, shape):
+    generator, noise = torch.Generator(), torch.empty(len(seeds), *shape)
+    for k, seed in enumerate(seeds):
+        generator.manual_seed(seed)
+        noise[k] = torch.randn(1, *shape, generator=generator)[0]
+    return noise
+
+
+def one_stream(seeds, shape):
+    generator = torch.Generator().manual_seed(seeds[0])
+    return torch.randn((len(seeds), *shape), generator=generator)
+
+
+def uniform(seeds, shape):
+    return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def the_same_for_all(seeds, shape):
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seeds[0]))
+    return noise[None].repeat(len(seeds), 1, 1, 1)
+
+
+def by_place(seeds, shape):
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(k)) for k in range(len(seeds))])
+
+
+RIGHT = {
+    "guide": [weighted, from_the_text],
+    "interval": [from_scipy, from_the_quadratic, wilson],
+    "noise_for": [seeded_globally, one_generator_reset],
+}
+WRONG = {
+    "guide": {
+        "so that w counts from 0": lambda u, c, w: (1 + w) * c - w * u,
+        "changed places": lambda u, c, w: w * u + (1 - w) * c,
+        "w times the difference of the two is meant": lambda u, c, w: u + w * c,
+        "w times the difference alone": lambda u, c, w: w * c - w * u,
+    },
+    "interval": {
+        "no width at all": normal_interval,
+        "the division by 1 + z^2 / n is missing": undivided,
+        "z was left out": lambda hits, n: wilson(hits, n, z=1),
+        "in percent": lambda hits, n: [100 * x for x in wilson(hits, n)],
+    },
+    "noise_for": {
+        "share one stream": one_stream,
+        "still uniform": uniform,
+        "the noise of the first seed": the_same_for_all,
+        "the place in the batch": by_place,
+    },
+}
