@@ -136,16 +136,16 @@ def record_inputs(unet) -> Iterator[dict[nn.Module, list[Tensor]]]:
 
 
 @torch.no_grad()
-def word_effect(models, prompt: str, word: str, inputs: dict[nn.Module, list[Tensor]], size: int = 64) -> Tensor:
-    """Where the U-Net would hear something else if ``word`` did not stand in the prompt: a map [size, size] from 0 to 1.
+def word_change(models, prompt: str, word: str, inputs: dict[nn.Module, list[Tensor]], size: int = 64) -> Tensor:
+    """How much else the U-Net would hear at each place if ``word`` did not stand in the prompt: [size, size], from 0 upwards.
 
     ``inputs`` are what :func:`record_inputs` recorded while the last picture of the batch was sampled. Each layer answers
     them again, with the prompt and with the prompt without the word; the map is how much the answers differ, summed over
-    steps and layers. No U-Net call is needed::
+    steps and layers, so that two words of a prompt can be compared. No U-Net call is needed::
 
         with record_inputs(models.unet) as inputs:
             sample(models, [prompt], [7])
-        word_effect(models, prompt, "avocado", inputs)
+        word_change(models, prompt, "avocado", inputs)
 
     Raises:
         UserError: when the prompt does not hold the word, or so late that the model never reads it.
@@ -160,4 +160,9 @@ def word_effect(models, prompt: str, word: str, inputs: dict[nn.Module, list[Ten
         change = (heard - otherwise).float().square().mean(2).sqrt().sum(0).cpu()  # [pixels]
         side = math.isqrt(len(change))
         effect += F.interpolate(change.view(1, 1, side, side), size=size, mode="bilinear")[0]
-    return enlarge(effect, size)[0]
+    return effect[0]
+
+
+def word_effect(models, prompt: str, word: str, inputs: dict[nn.Module, list[Tensor]], size: int = 64) -> Tensor:
+    """Where ``word`` acts: :func:`word_change`, stretched to run from 0 to 1. (A word that hardly acts has such a map too.)"""
+    return enlarge(word_change(models, prompt, word, inputs, size)[None], size)[0]

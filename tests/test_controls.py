@@ -291,6 +291,9 @@ def test_the_shipped_model_paints_where_the_words_act():
         assert play.message.endswith(", mostly on the background") == aside, play.message
     play.put(prompt="a golden duck on a blue background", word="blue")
     assert play.message.endswith("where 'blue' acts, mostly on the background")
+    play.knobs["word"].value = "on"  # its map would look like any other, stretched to its own full range
+    assert "where 'on' acts, but hardly: " in play.message and play.message.endswith("% of what 'duck' does")
+    assert 0 < play.heat.max() < 0.25
 
 
 def test_playground_brings_back_what_was_made(play):

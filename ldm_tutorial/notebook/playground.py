@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..attention import record_inputs, word_effect
+from ..attention import enlarge, record_inputs, word_change
 from ..curios import parse
 from ..curios.vocabulary import note_unknown_words
 from ..errors import UserError
@@ -32,6 +32,7 @@ START = {
     "guidance": DEFAULT_SAMPLING.guidance_scale,
     "word": "avocado",
 }
+WEAK = 0.25  # a word that changes less than this share of what the object's word changes hardly acts
 LAST = 5  # so many of the pictures made are shown in a row
 BLANK = np.full((64, 64, 3), 255, np.uint8)
 
@@ -124,15 +125,27 @@ class Playground(Control):
         noun, self.heat, shown = (parse(prompt)[0] or "").split(" ")[-1], None, ""
         for asked in dict.fromkeys([word.strip() or noun, noun]):
             try:
-                heat = word_effect(self.models, prompt, asked, inputs).numpy()
-                self.heat, shown = heat, asked
+                change = word_change(self.models, prompt, asked, inputs)
+                self.heat, shown = enlarge(change[None])[0].numpy(), asked
                 text += f"; right: where {asked!r} acts"
-                text += ", mostly on the background" if mostly_background(self.picture, heat) else ""
+                strength = self._strength(prompt, change, noun, inputs)
+                if strength < WEAK:  # stretched to its own full range, its map would look like any other
+                    self.heat = self.heat * strength
+                    text += f", but hardly: {strength:.0%} of what {noun!r} does"
+                elif mostly_background(self.picture, self.heat):
+                    text += ", mostly on the background"
                 break
             except UserError:  # the object's word takes its place
                 text += f"; {asked!r} does not stand in the prompt" if word.strip() == asked else ""
         self._list(wish)
         return self._sheet(self.picture, self.heat, shown), text
+
+    def _strength(self, prompt: str, change: torch.Tensor, noun: str, inputs: dict) -> float:
+        """How much a word changes, as a share of what the object's word changes; 1 where that one does not stand there."""
+        try:
+            return (change.mean() / word_change(self.models, prompt, noun, inputs).mean()).item()
+        except UserError:
+            return 1.0
 
     def _sheet(self, picture: np.ndarray, heat: np.ndarray | None, word: str) -> Image.Image:
         """The picture, the heat map, and the last pictures made in a row below; always of one size."""
