@@ -480,7 +480,7 @@ def boxes(line: Sequence, form: str = "{:.1f}") -> Figure:
         for (i, j), cell in table.get_celld().items():
             cell.set(linewidth=0.8 if i and j else 0)
         axis.set_title(name, weight="bold")
-        told.append(f"{name} {np.round(matrix, 2).tolist()}")
+        told.append(f"{name} {np.round(np.asarray(matrix, np.float64), 2).tolist()}")
     figure.set_label(f"Matrices as boxes of numbers: {'; '.join(told)}")
     return figure
 
