@@ -596,10 +596,13 @@ def refuse(*_, **options):
 
 
 def test_a_complete_cache_may_be_read_only(cache, drawn, monkeypatch):
+    monkeypatch.setattr(dataset, "BLOCK", 3)
     first = Curios("train", 3, progress=False)
     for written in ("filelock.FileLock.__init__", "os.replace", "pathlib.Path.mkdir"):
         monkeypatch.setattr(written, refuse)
     assert torch.equal(Curios("train", 3, progress=False).images, first.images) and drawn == [3]
+    fewer = Curios("train", 2, progress=False)  # a part of a block
+    assert torch.equal(fewer.images, first.images[:2]) and torch.equal(fewer.masks, first.masks[:2]) and drawn == [3]
     with pytest.raises(UserError, match="Can't write to .* LDM_TUTORIAL_CACHE") as error:
         Curios("train", 4, progress=False)
     assert "\n" not in str(error.value)

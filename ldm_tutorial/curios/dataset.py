@@ -75,6 +75,16 @@ def _read(path: Path) -> tuple[Tensor, Tensor] | None:
         return None
 
 
+def _cached(split: str, start: int, stop: int, seed: int, size: int, device: str) -> tuple[Tensor, Tensor] | None:
+    """Pictures start..stop and their masks from a cache file of theirs, or one of a whole block, if there is one."""
+    for end in (stop, start + BLOCK):
+        found = _read(_block(split, start, end, seed, size, device))
+        if found:
+            images, masks = found
+            return images[: stop - start], masks[: stop - start]
+    return None
+
+
 def draw(scenes: list[render.Scene], size: int = 64, device: str = "cpu", progress: bool = False) -> tuple[Tensor, Tensor]:
     """Pictures uint8 [N, size, size, 3] and masks bool [N, size, size] of scenes, in their order."""
     from tqdm.auto import tqdm
@@ -97,10 +107,10 @@ def render_block(split: str, start: int, stop: int, seed: int, size: int, device
     """
     from filelock import FileLock
 
-    path = _block(split, start, stop, seed, size, device)
-    found = _read(path)
+    found = _cached(split, start, stop, seed, size, device)
     if found:
         return found
+    path = _block(split, start, stop, seed, size, device)
     with disk_errors(path.parent, "name another folder in LDM_TUTORIAL_CACHE"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -194,7 +204,11 @@ def _render_missing(jobs: list[tuple], progress: bool) -> None:
     """Put the blocks that the cache lacks into it: a GPU renders one after the other, a CPU as many at once as it has cores."""
     from tqdm.auto import tqdm
 
-    todo = [job for job in jobs if not _block(*job).exists()]
+    todo = []
+    for split, start, stop, *how in jobs:
+        ends = (stop, start + BLOCK)  # its own file, or that of a whole block
+        if not any(_block(split, start, end, *how).exists() for end in ends):
+            todo.append((split, start, stop, *how))
     total = sum(stop - start for _, start, stop, *_ in todo)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, 16, len(todo)) if jobs[0][-1] == "cpu" else 1
