@@ -48,6 +48,7 @@ CATALOGUE = [
     Entry("1.1", "normalise", "build", 1, 10, "from bytes to what a model reads"),
     Entry("1.2", "mean_picture", "mend", 1, 10, "the mean of some pictures"),
     Entry("1.3", "megabytes", "predict", 1, 5, "how much memory?"),
+    Entry("1.4", "my_material", "make", 2, 20, "a material of your own"),
     Entry("2.1", "kl", "build", 2, 15, "how far from N(0, 1)?"),
     Entry("2.2", "psnr", "mend", 1, 10, "a PSNR that is too good"),
     Entry("2.3", "ruined_picture", "find", 2, 15, "a picture that the autoencoder ruins"),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from .exercise import Build, Mistake, Number
+from ..curios.dataset import draw
+from ..curios.materials import MATERIALS, Surface
+from ..curios.render import Scene
+from .exercise import Build, Find, Mistake, Number, describe
 
 
 def _bytes(*shape: int, seed: int) -> Tensor:
@@ -113,4 +118,39 @@ megabytes = Number(
         0.049152: "one picture was counted: there are a thousand",
         49152: "kilobytes were counted: a megabyte has a thousand of them",
     },
+)
+
+
+def draw_in(material: Callable[[Tensor], Tensor], *objects: str) -> Tensor:
+    """Objects of Curios in a material of one's own, which gives points [3, R] colours [3, R]: bytes [N, 64, 64, 3]."""
+    name = "your own"
+    MATERIALS[name] = lambda hits: Surface(material(hits.p).to(hits.p))
+    try:
+        return draw([Scene(thing, name, "grey") for thing in objects])[0]
+    finally:
+        del MATERIALS[name]
+
+
+def _fault(material: object) -> str | None:
+    if not callable(material):
+        return f"my_material should be a function, and it is {describe(material)}"
+    points = 2 * torch.rand(3, 2000, generator=torch.Generator().manual_seed(0)) - 1
+    colours = material(points.clone())
+    if colours is None:
+        return "my_material gives nothing: end it with a line that begins with return"
+    if not isinstance(colours, Tensor) or colours.shape != points.shape:
+        shape = list(colours.shape) if isinstance(colours, Tensor) else describe(colours)
+        return f"for points [3, 2000] colours [3, 2000] are expected, and my_material gives {shape}"
+    if not colours.isfinite().all() or colours.min() < 0 or colours.max() > 1:
+        return f"colours go from 0 to 1, and these go from {colours.min():.2f} to {colours.max():.2f}"
+    if not torch.equal(colours, material(points.clone())):
+        return "the same points got other colours the second time: a material must depend on the place alone"
+    if colours.float().std(dim=1).max() < 0.05:
+        return "this material has the same colour everywhere: let it depend on the place"
+    draw_in(material, "mug")
+    return None
+
+
+my_material = Find(
+    "1.4", fault=_fault, because="your material has a colour for every place, and the renderer can draw any object in it"
 )

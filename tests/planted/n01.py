@@ -58,9 +58,16 @@ def parts(images):
     return sum(image // len(images) for image in images)
 
 
+def rings(points):
+    far = points.double().square().sum(0).sqrt()
+    wave = 0.5 + 0.5 * torch.sin(20 * far)
+    return torch.stack([wave, 0.2 + 0 * wave, 1 - wave])
+
+
 RIGHT = {
     "normalise": [in_numpy, by_channels],
     "mean_picture": [mean_in_numpy, mean_by_loop, mean_add_half],
+    "my_material": [rings, lambda p: (p + 1) / 2],
     "megabytes": [49.152, 64 * 64 * 3 * 4 * 1000 / 1e6, 49],
 }
 WRONG = {
@@ -75,6 +82,12 @@ WRONG = {
         "still made of bytes": wraps,
         "rounded away each time": parts,
         "a picture of floats": lambda images: images.float().mean(0),
+    },
+    "my_material": {
+        "the same colour everywhere": lambda p: torch.full_like(p, 0.5),
+        "colours go from 0 to 1": lambda p: torch.sin(9 * p),
+        "and my_material gives [2000]": lambda p: p[0].abs(),
+        "other colours the second time": lambda p: torch.rand(p.shape),
     },
     "megabytes": {"took one byte": 12.3, "one channel was counted": 16.4, "too high": 1000},
 }
