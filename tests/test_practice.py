@@ -216,7 +216,12 @@ def test_what_never_ends_is_stopped(monkeypatch):
         while True:
             pass
 
+    def my_material(p):
+        while True:
+            pass
+
     assert "had not ended after 0.2 seconds" in check.add_noise.judge(add_noise).sentence
+    assert "had not ended after 0.2 seconds" in check.my_material.judge(my_material).sentence
 
 
 def test_the_four_kinds_of_question(capsys):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..curios.dataset import draw
 from ..curios.materials import MATERIALS, Surface
 from ..curios.render import Scene
-from .exercise import Build, Find, Mistake, Number, describe
+from .exercise import Build, Find, Mistake, Number, describe, time_limit
 
 
 def _bytes(*shape: int, seed: int) -> Tensor:
@@ -135,7 +135,8 @@ def _fault(material: object) -> str | None:
     if not callable(material):
         return f"my_material should be a function, and it is {describe(material)}"
     points = 2 * torch.rand(3, 2000, generator=torch.Generator().manual_seed(0)) - 1
-    colours = material(points.clone())
+    with time_limit():
+        colours = material(points.clone())
     if colours is None:
         return "my_material gives nothing: end it with a line that begins with return"
     if not isinstance(colours, Tensor) or colours.shape != points.shape:
