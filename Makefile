@@ -13,10 +13,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lab test test-all test-browser site test-site book-runtime check format versions notebooks exercises weights bench clean
+.PHONY: help venv lab test test-all test-browser site test-site book-runtime check format versions notebooks exercises weights stable-diffusion bench clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 venv: $(STAMP) ## Create .venv and install everything (TORCH_INDEX=<url>: take torch from another index, PYTHON=<python>)
 
@@ -78,6 +78,9 @@ weights: $(STAMP) ## Train all shipped weights from nothing (PROFILE=quick|eveni
 	@$(ALONE) $(PY) -m ldm_tutorial.lab.cli train all --out ldm_tutorial/weights/curios-64 $(if $(PROFILE),--profile $(PROFILE))
 	@$(ALONE) $(PY) -m ldm_tutorial.lab.cli train judge --out ldm_tutorial/weights/judge $(if $(PROFILE),--profile $(PROFILE))
 	@$(ALONE) $(PY) -m ldm_tutorial.lab.cli train baselines --out ldm_tutorial/weights/baselines
+
+stable-diffusion: $(STAMP) ## Online: fetch Stable Diffusion once (2 to 5 GB), draw and store three pictures (MODEL=<hub id or folder>, OUT=<folder>)
+	@$(PY) -m ldm_tutorial.lab.stable_diffusion $(if $(MODEL),"$(MODEL)") $(if $(OUT),--out "$(OUT)")
 
 bench: $(STAMP) ## Run the measurements in benchmarks/
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(PY) "$$script"; done

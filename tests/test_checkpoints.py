@@ -7,14 +7,17 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from ldm_tutorial.attention import heat_maps, join_layers, record_attention, word_tokens
 from ldm_tutorial.checkpoints import KNOWN, load_checkpoint, load_models, save_models
 from ldm_tutorial.errors import UserError
+from ldm_tutorial.lab import stable_diffusion
 from ldm_tutorial.sampling import generators, initial_latents, sample, sample_latents
 from ldm_tutorial.storage.folders import choose_weights, complete_weights
 
@@ -676,3 +679,43 @@ def test_what_the_hub_may_answer(online, monkeypatch):
             load_checkpoint("some/body", revision=SHA, download=True)
         one_sentence(caught)
     assert [asked for _, _, asked in online.asked] == [SMALL]  # the last one's, to look at
+
+
+# --- make stable-diffusion ----------------------------------------------------------------------------------------------
+
+
+def test_three_pictures_and_their_records(layouts, tmp_path, capsys):
+    out = tmp_path / "three"
+    assert stable_diffusion.main([str(layouts["turbo"]), "--out", str(out)]) == 0
+    records = json.loads((out / "pictures.json").read_text())
+    assert [record["prompt"] for record in records] == list(stable_diffusion.PROMPTS)
+    for record in records:
+        assert record["checkpoint"] == "turbo" and record["revision"] is None and record["seed"] == stable_diffusion.SEED
+        assert record["seconds"] >= 0 and record["steps"] == 30
+        assert set(record["versions"]) == {"diffusers", "transformers", "torch"}
+        assert Image.open(out / record["file"]).size == (record["width"], record["height"]) == (64, 64)
+    models = load_checkpoint(layouts["turbo"], device="cpu")
+    options = {"steps": 30, "guidance_scale": 7.5, "sampler": "own"}
+    again = sample(models, [records[1]["prompt"]], [records[1]["seed"]], progress=False, **options)[0]
+    assert abs(again.astype(int) - np.asarray(Image.open(out / "2.png")).astype(int)).max() <= 1, "the record makes it again"
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_a_picture_of_the_hub_names_its_whole_revision(online, layouts, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(online, "files", listing(layouts["turbo"]))
+    records = stable_diffusion.draw_three("some/body", tmp_path / "three")
+    assert {(record["checkpoint"], record["revision"]) for record in records} == {("some/body", SHA)}
+    assert f"some/body@{SHA}" in capsys.readouterr().err, "the current revision is looked up and printed"
+    monkeypatch.setattr(online, "sha", SHA[::-1])
+    assert stable_diffusion.draw_three(f"some/body@{SHA}", tmp_path / "three")[0]["revision"] == SHA, "a named one stays"
+    turbo = stable_diffusion.draw_three("stabilityai/sd-turbo", tmp_path / "three")[0]
+    assert turbo["revision"] == KNOWN["stabilityai/sd-turbo"].revision and turbo["steps"] == 1
+
+
+def test_what_is_not_there_is_one_sentence(tmp_path, cache, capsys):
+    assert stable_diffusion.main(["some/body", "--out", str(tmp_path / "three")]) == 2
+    said = capsys.readouterr().err
+    assert "HF_HUB_OFFLINE" in said and said.count("\n") == 1 and not (tmp_path / "three").exists()
+    (tmp_path / "file").write_text("")
+    assert stable_diffusion.main(["some/body", "--out", str(tmp_path / "file")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
