@@ -11,6 +11,7 @@ records are written one by one, so that an interrupted run leaves what was done.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -36,7 +37,7 @@ def draw_three(source: str = DEFAULT, out: str | Path = "stable-diffusion") -> l
     Raises:
         UserError: for a checkpoint that is not here and can't be fetched, or can't be used; for a disk that refuses.
     """
-    out = Path(out)
+    source, out = os.path.expanduser(source), Path(out)
     check_place(out / "pictures.json")
 
     import diffusers
