@@ -450,11 +450,11 @@ def curve(
 
 
 @mpl.rc_context(fname=STYLE)
-def boxes(line: Sequence, form: str = "{:.1f}") -> Figure:
+def boxes(line: Sequence, form: str = "{:.1f}", largest: float | None = None) -> Figure:
     """Small matrices with their numbers, a box for each number, and what is done with them: attention on a page.
 
     ``line`` has texts, such as "×", and matrices: (name, [rows, columns], names of the rows, names of the columns). Orange
-    boxes are positive, purple ones negative, the stronger the larger.
+    boxes are positive, purple ones negative, the stronger the larger: in full at ``largest``, or else at each matrix's own.
     """
     ratios = [0.6 if isinstance(part, str) else len(part[3]) + 1 for part in line]
     tall = 1 + max(len(part[2]) for part in line if not isinstance(part, str))
@@ -467,7 +467,7 @@ def boxes(line: Sequence, form: str = "{:.1f}") -> Figure:
             continue
         name, matrix, rows, columns = part
         matrix = _array(matrix)
-        strengths = matrix / (abs(matrix).max() + 1e-9)  # -1..1
+        strengths = matrix / (largest or abs(matrix).max() + 1e-9)  # -1..1
         tints = mpl.colormaps["PuOr_r"](0.5 + strengths / 4)  # pale enough for black numbers
         texts = [["", *columns]]
         colors = [["white"] * (len(columns) + 1)]
