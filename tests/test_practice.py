@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def planted(name, which):
 
 
 def is_one_sentence(text):
-    return "\n" not in text and text.endswith(".") and not text.endswith("..") and "Traceback" not in text
+    return "\n" not in text and text.endswith((".", "?")) and not text.endswith("..") and "Traceback" not in text
 
 
 # The catalogue, the notebooks and the checks name the same exercises.
@@ -70,6 +71,18 @@ def test_a_source_says_what_the_catalogue_says(name):
     assert [g.grade_id for g in graded if g.solution] == [e.name for e in of_notebook(name)]
     assert [(g.grade_id, g.points) for g in graded if g.grade] == [(f"check_{e.name}", e.difficulty) for e in of_notebook(name)]
     assert sum(map(exercises.is_explanation, source.cells)) == len(of_notebook(name))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_source_points_at_sections_that_exist(name):
+    (path,) = exercises.find_sources([name])
+    source, taught = exercises.read(path), exercises.read(exercises.FOLDER / path.name)
+    lines = [line for cell in taught.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    headings = {line.lstrip("#").strip() for line in lines if line.startswith("##")}
+    named = [
+        found for cell in source.cells for found in re.findall(r"^From \[notebook .*?\), \*(.*)\*$", cell.source, re.MULTILINE)
+    ]
+    assert len(named) == len(of_notebook(name)) and set(named) <= headings, set(named) - headings
 
 
 # From one source.
@@ -176,7 +189,21 @@ def distance(a, b):
 
 NONSENSE = [0, -7, "a", "", [], {}, object(), float("nan"), int, print, torch.zeros(3)]
 NONSENSE += [lambda: 1, lambda *x: "text", lambda *x: 1 / 0, lambda *x: [None], lambda *x: x, lambda *x: {"a": 1}]
-NONSENSE += [lambda *x: torch.zeros(2, 2, 2, 2, 2), lambda *x: float("inf")]
+NONSENSE += [lambda *x: torch.zeros(2, 2, 2, 2, 2), lambda *x: float("inf"), 10**400, 10**5000, torch.eye(2).to_sparse()]
+
+
+class Untold:
+    """An object that can't be shown."""
+
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
+def leaving(*x):
+    raise SystemExit(1)
+
+
+NONSENSE += [Untold(), leaving, lambda *x: Untold(), lambda *x: torch.eye(2).to_sparse(), lambda *x: 10**400]
 
 
 @pytest.mark.parametrize("e", CATALOGUE, ids=lambda e: e.name)
@@ -211,6 +238,7 @@ def test_an_error_is_told_with_its_line():
 
 def test_what_never_ends_is_stopped(monkeypatch):
     monkeypatch.setattr(exercise, "SECONDS", 0.2)
+    monkeypatch.setattr(exercise, "WAITED", 200)  # on a busy machine too the work ends first
 
     def add_noise(x, eps, t, alphas_cumprod):
         while True:
@@ -220,8 +248,40 @@ def test_what_never_ends_is_stopped(monkeypatch):
         while True:
             pass
 
-    assert "had not ended after 0.2 seconds" in check.add_noise.judge(add_noise).sentence
-    assert "had not ended after 0.2 seconds" in check.my_material.judge(my_material).sentence
+    def sleeping(x, eps, t, alphas_cumprod):
+        time.sleep(60)
+
+    def stubborn(x, eps, t, alphas_cumprod):
+        while True:
+            try:
+                sum(range(100))
+            except Exception:
+                continue
+
+    ending = "of work and was stopped in the line `pass`: does every loop come to its end?"
+    for answer, asked in ((add_noise, check.add_noise), (my_material, check.my_material)):
+        sentence = asked.judge(answer).sentence
+        assert f"{asked.name} had not ended after about 0.2 seconds {ending}" in sentence.replace("`while True:`", "`pass`")
+    assert "after about 0.2 seconds of work" in check.add_noise.judge(stubborn).sentence
+    monkeypatch.setattr(exercise, "WAITED", 4)
+    assert "after about 0.8 seconds and was stopped in the line `time.sleep(60)`" in check.add_noise.judge(sleeping).sentence
+
+
+def test_shapes_are_told_as_they_are():
+    """One number in a tensor [1, 1, 1, 1] is not shown as a bare number, and the first case has the shape that is promised."""
+    assert exercise.describe(torch.ones(1, 1)) == "[[1.0]]" and exercise.describe(torch.tensor(2.0)) == "2"
+    for e in WORKED_OUT:
+        for name, value in of(e.name).cases[0].items():
+            if isinstance(value, torch.Tensor):
+                assert value.ndim == of(e.name).cases[1][name].ndim or e.number in SHAPELESS, (e.number, name)
+
+
+SHAPELESS = ("0.1", "2.1", "3.3", "5.1", "9.1")  # of any shape, their text says
+
+
+def test_losses_with_their_gradients_are_read_in_silence(recwarn):
+    losses = [torch.tensor(1.5, requires_grad=True) * 2, torch.tensor(0.5, requires_grad=True)]
+    assert exercise.agree(losses, [3.0, 0.5]) and not recwarn.list
 
 
 def test_the_four_kinds_of_question(capsys):

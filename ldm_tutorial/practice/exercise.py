@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from .catalogue import entry
 TOLERANCE = 1e-4
 # Of processor time, so that a busy machine does not count. An answer takes milliseconds: what has not ended by then never will.
 SECONDS = 5.0
+WAITED = 4  # so many times as much by the clock on the wall, for what only waits and needs no processor
 FEW = 6  # so many numbers are told one by one
 WAITING = (None, ...)  # what stands where a learner has not yet written anything
 
@@ -80,7 +82,10 @@ class Exercise:
         """The verdict on an answer; nothing is printed or remembered."""
         if any(answer is nothing for nothing in WAITING):
             return self.waits()
-        return self.verdict(answer)
+        try:
+            return self.verdict(answer)
+        except BROKEN as error:  # an object that can't even be looked at
+            return self.not_yet(f"{self.name} can't be used as it is ({type(error).__name__}: {first_line(error)})")
 
     def verdict(self, answer: object) -> Verdict:
         """The verdict on an answer that is there."""
@@ -98,7 +103,7 @@ class Exercise:
 
     def not_yet(self, remark: str) -> Verdict:
         """It is wrong; ``remark`` ends the sentence."""
-        return Verdict(False, f"Not yet: {remark}.")
+        return Verdict(False, f"Not yet: {remark}" + ("" if remark.endswith("?") else "."))
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ class Build(Exercise):
     cases: Sequence[Mapping[str, object]]
     mistakes: Sequence[Mistake]
     given: Callable | None = None
+    also: Callable[[Callable], str | None] | None = None  # what is still wrong with an answer whose results are right, or None
 
     def verdict(self, answer: object) -> Verdict:
         """Try the answer on all cases; say which mistake it looks like where it gives what that mistake would give."""
@@ -149,7 +155,7 @@ class Build(Exercise):
         results = [result for result, _ in found]
         wrong = [i for i, result in enumerate(results) if isinstance(result, Stopped) or not agree(result, expected[i])]
         if not wrong:
-            return self.unharmed([name for _, changed in found for name in changed])
+            return self.finished(answer, results, expected, [name for _, changed in found for name in changed])
         if self.given is not None and self.gives(self.given, results):
             return Verdict(False, f"Exercise {self.number} waits: {self.name} still does what it did when it was given.", True)
         looks = [mistake.looks for mistake in self.mistakes if self.gives(mistake.function, results)]
@@ -157,12 +163,21 @@ class Build(Exercise):
         remark = compare(self.cases[first], results[first], expected[first], self.name)
         return self.not_yet(f"{remark}; it looks as if {looks[0]}" if looks else remark)
 
-    def unharmed(self, changed: list[str]) -> Verdict:
-        """The results are right; so is the answer, where it has left its inputs as they were."""
+    def finished(self, answer: Callable, results: list, expected: list, changed: list[str]) -> Verdict:
+        """The results are right; so is the answer, where it gives tensors and has left its inputs as they were."""
+        for ours, theirs in zip(results, expected, strict=True):
+            held = unusual(ours)
+            if held and isinstance(theirs, Tensor):
+                return self.not_yet(
+                    f"the numbers are right, but {self.name} gives {held}, where a tensor is asked for: {TO_TENSOR[held]}"
+                )
         if changed:
             return self.not_yet(
                 f"the result is right, but {self.name} also changes the {changed[0]} that it was given, in place"
             )
+        remark = self.also(answer) if self.also is not None else None
+        if remark is not None:
+            return self.not_yet(remark)
         return self.solved(f"{self.name} gives what is expected in all {len(self.cases)} cases")
 
     def gives(self, function: Callable, results: list) -> bool:
@@ -183,7 +198,9 @@ class Number(Exercise):
         """Compare two numbers."""
         try:
             number = float(answer)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except OverflowError:
+            return self.not_yet(f"{self.name} is much too large")
+        except (TypeError, ValueError, RuntimeError):
             return self.not_yet(f"{self.name} should be one number, and it is {describe(answer)}")
         if abs(number - self.value) <= self.within:
             return self.solved(self.because)
@@ -224,7 +241,9 @@ class Find(Exercise):
             return self.waits()
         try:
             fault = self.fault(answer)  # no time limit: it may import a library first
-        except Exception as error:
+        except TookTooLong as error:
+            fault = endless(self.name, error.args[0], own_line(answer, error))  # type: ignore[arg-type]
+        except BROKEN as error:
             fault = f"{self.name} can't be used as it is ({type(error).__name__}: {first_line(error)})"
         return self.solved(self.because) if fault is None else self.not_yet(fault)
 
@@ -234,7 +253,7 @@ def attempt(function: Callable, case: Mapping[str, object]) -> tuple[object, lis
     inputs = {name: copy.deepcopy(value) for name, value in case.items()}
     try:
         result: object = function(*inputs.values())
-    except Exception as error:
+    except BROKEN as error:
         return Stopped(type(error).__name__, first_line(error), own_line(function, error)), []
     changed = [
         name for name, value in inputs.items() if isinstance(value, (Tensor, list, dict)) and not agree(value, case[name])
@@ -265,6 +284,7 @@ def as_numbers(value: object) -> Tensor | None:
     """A tensor of float64 of what holds numbers: a number, a tensor, an array, a list of numbers; None for anything else."""
     if value is None or isinstance(value, (str, bytes, bool, dict)):
         return None
+    value = plain(value)
     try:
         return torch.as_tensor(value).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
@@ -273,6 +293,25 @@ def as_numbers(value: object) -> Tensor | None:
         return torch.stack([torch.as_tensor(part).detach().cpu().double() for part in value])  # type: ignore[attr-defined]
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def plain(value: object) -> object:
+    """The same numbers without gradients and not sparse, in lists too."""
+    if isinstance(value, Tensor):
+        return value.detach() if value.layout == torch.strided else value.detach().to_dense()
+    if isinstance(value, (list, tuple)) and any(isinstance(part, Tensor) for part in value):
+        return [plain(part) for part in value]
+    return value
+
+
+TO_TENSOR = {"a numpy array": "torch.from_numpy makes one of it", "a sparse tensor": ".to_dense() makes an ordinary one of it"}
+
+
+def unusual(value: object) -> str | None:
+    """What holds numbers that the cells below can't use as they are, in words, or None."""
+    if isinstance(value, Tensor):
+        return None if value.layout == torch.strided else "a sparse tensor"
+    return "a numpy array" if isinstance(value, np.ndarray) else None
 
 
 def is_whole(value: object) -> bool:
@@ -297,7 +336,10 @@ def is_empty(function: object) -> bool:
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one short line."""
-    told = str(error).strip().splitlines()
+    try:
+        told = str(error).strip().splitlines()
+    except Exception:
+        told = []
     return told[0].rstrip(".")[:120] if told else "no reason told"
 
 
@@ -312,6 +354,8 @@ def compare(case: Mapping[str, object], result: object, expected: object, name: 
     """What was given, what was expected, and what came."""
     given = ", ".join(describe_input(key, value) for key, value in case.items() if not callable(value))
     start = f"for {given}, " if given else ""
+    if isinstance(result, Stopped) and result.kind == TookTooLong.__name__:
+        return start + endless(name, result.told, result.line)
     if isinstance(result, Stopped):
         where = f" in the line `{result.line}`" if result.line else ""
         return f"{start}{name} stopped with an error{where} ({result.kind}: {result.told})"
@@ -333,6 +377,12 @@ def compare(case: Mapping[str, object], result: object, expected: object, name: 
     return f"{start}{describe(expected)} is expected, and {name} gives {describe(result)}"
 
 
+def endless(name: str, seconds: str, line: str) -> str:
+    """What is said of an answer that was stopped because it did not end."""
+    where = f" in the line `{line}`" if line else ""
+    return f"{name} had not ended after about {seconds} and was stopped{where}: does every loop come to its end?"
+
+
 def describe_input(name: str, value: object) -> str:
     """An input of a case by its name."""
     numbers = as_numbers(value)
@@ -346,6 +396,8 @@ def describe_input(name: str, value: object) -> str:
 def describe(value: object) -> str:
     """A value in few words: small ones whole, large ones by their shape and beginning."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, int) and value.bit_length() > 200:
+            return "a number of very many digits"
         return f"{value:.4g}" if isinstance(value, float) else str(value)
     numbers = as_numbers(value)
     if isinstance(value, (list, tuple)) and len(value) <= FEW and all(isinstance(part, int) for part in value):
@@ -353,11 +405,14 @@ def describe(value: object) -> str:
     if numbers is None:
         if isinstance(value, (list, tuple)) and not all(isinstance(part, (str, int, float, type(None))) for part in value):
             return f"a {type(value).__name__} of {len(value)}"
-        text = " ".join(repr(value).split())
+        try:
+            text = " ".join(repr(value).split())
+        except Exception:
+            text = f"an object of the kind {type(value).__name__}"
         return text if len(text) <= 120 else text[:110] + " and so on"
     if is_whole(value):
         numbers = numbers.long()
-    if numbers.numel() == 1:
+    if numbers.numel() == 1 and numbers.ndim == 0:
         return f"{numbers.item():.4g}"
     if numbers.numel() <= FEW:
         return str(rounded(numbers.tolist()))
@@ -372,8 +427,11 @@ def rounded(value):
     return value if isinstance(value, int) else float(f"{value:.4g}")
 
 
-class TookTooLong(Exception):
-    """An answer did not end."""
+class TookTooLong(BaseException):
+    """An answer did not end. No Exception, so that an answer's own ``except Exception`` does not catch it."""
+
+
+BROKEN = (Exception, SystemExit, TookTooLong)  # all that an answer may raise; not the learner's own interruption
 
 
 @contextmanager
@@ -383,13 +441,19 @@ def time_limit() -> Iterator[None]:
         yield
         return
 
-    def stop(number, frame):
-        raise TookTooLong(f"it had not ended after {SECONDS:g} seconds")
+    def worked(number, frame):
+        raise TookTooLong(f"{SECONDS:g} seconds of work")
 
-    before = signal.signal(signal.SIGVTALRM, stop)
+    def waited(number, frame):
+        raise TookTooLong(f"{WAITED * SECONDS:g} seconds")
+
+    before = signal.signal(signal.SIGVTALRM, worked), signal.signal(signal.SIGALRM, waited)
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, WAITED * SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGVTALRM, before[0])
+        signal.signal(signal.SIGALRM, before[1])

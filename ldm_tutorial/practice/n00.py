@@ -68,6 +68,31 @@ def _unread(prompt, z, timesteps, encode_text, unet, scheduler_step, decode):
     return _text_to_image(prompt, z, timesteps, lambda prompt: prompt, unet, scheduler_step, decode)
 
 
+def _time_and_text_exchanged(prompt, z, timesteps, encode_text, unet, scheduler_step, decode):
+    return _text_to_image(prompt, z, timesteps, encode_text, lambda z, t, c: unet(z, c, t), scheduler_step, decode)
+
+
+def _answer_and_latents_exchanged(prompt, z, timesteps, encode_text, unet, scheduler_step, decode):
+    return _text_to_image(prompt, z, timesteps, encode_text, unet, lambda answer, t, z: scheduler_step(z, t, answer), decode)
+
+
+def _read_too_often(answer):
+    """How often the text encoder is called, where the result alone can't tell."""
+    calls = []
+
+    def encode_text(prompt):
+        calls.append(prompt)
+        return _words(prompt)
+
+    answer("a golden duck", torch.tensor([1.0]), [3, 2, 1], encode_text, _answer, _less_noise, _pixels)
+    if len(calls) <= 1:
+        return None
+    return (
+        f"the result is right, but encode_text was called {len(calls)} times: the prompt does not change during the loop, "
+        "so once before it is enough"
+    )
+
+
 PARTS = {"encode_text": _words, "unet": _answer, "scheduler_step": _less_noise, "decode": _pixels}
 text_to_image = Build(
     "0.1",
@@ -87,7 +112,13 @@ text_to_image = Build(
         Mistake("the latents were returned without the decoder, so that there is no picture yet", _not_decoded),
         Mistake("only one step was made", _one_step),
         Mistake("the U-Net got the prompt itself, where it should get what encode_text makes of it", _unread),
+        Mistake("the U-Net was called as unet(z, c, t): t stands before c", _time_and_text_exchanged),
+        Mistake(
+            "the scheduler was called as scheduler_step(z, t, answer): the answer stands first and z last",
+            _answer_and_latents_exchanged,
+        ),
     ],
+    also=_read_too_often,
 )
 
 how_often = Choice(
@@ -111,7 +142,7 @@ def _fault(prompt: object) -> str | None:
         return "name one object that the model can draw, such as a duck, a mug or an armchair"
     if note_unknown_words(prompt) is None:
         return (
-            "the model has a picture for every word of this prompt: what else could stand beside the object, or be done by it"
+            "the model knows every single word of this prompt; think of a thing beside the object, or of something that it does"
         )
     return None
 

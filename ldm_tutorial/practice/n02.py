@@ -46,6 +46,14 @@ kl = Build(
             "the standard deviation stands where the variance should: exp(logvar) is the variance already",
             lambda m, s: 0.5 * _sum(m**2 + (s / 2).exp() - 1 - s),
         ),
+        Mistake(
+            "logvar was taken for the logarithm of the standard deviation: it is that of the variance",
+            lambda m, s: 0.5 * _sum(m**2 + (2 * s).exp() - 1 - 2 * s),
+        ),
+        Mistake(
+            "logvar was taken for the logarithm of the standard deviation: exp(logvar) is the variance already",
+            lambda m, s: 0.5 * _sum(m**2 + (2 * s).exp() - 1 - s),
+        ),
         Mistake("the mean was not squared", lambda m, s: 0.5 * _sum(m + s.exp() - 1 - s)),
         Mistake(
             "the mean over the latents was taken, where their sum was asked for",
@@ -65,11 +73,12 @@ psnr = Build(
     right=_psnr,
     given=lambda x, x_hat: 10 * torch.log(1 / (x - x_hat).square().mean()),
     cases=[
-        {"x": torch.tensor([[[1.0, -1.0]]]), "x_hat": torch.tensor([[[0.8, -1.0]]])},
+        {"x": torch.tensor([1.0, -1.0, 0.0]).view(3, 1, 1), "x_hat": torch.tensor([0.8, -0.8, 0.2]).view(3, 1, 1)},
         {
             "x": normal(3, 6, 5, seed=3).clamp(-1, 1),
             "x_hat": (normal(3, 6, 5, seed=3) + 0.1 * normal(3, 6, 5, seed=4)).clamp(-1, 1),
         },
+        {"x": torch.linspace(-0.5, 0.5, 12).view(3, 2, 2), "x_hat": torch.linspace(-0.4, 0.5, 12).view(3, 2, 2)},
     ],
     mistakes=[
         Mistake(
@@ -79,6 +88,10 @@ psnr = Build(
         Mistake(
             "the logarithm is now right, but the peak is still 1: from -1 to 1 it is 2 wide",
             lambda x, y: 10 * torch.log10(1 / (x - y).square().mean()),
+        ),
+        Mistake(
+            "the peak was measured on this picture: it is the width of the range that pixels may have, here 2",
+            lambda x, y: 10 * torch.log10((x.max() - x.min()) ** 2 / (x - y).square().mean()),
         ),
         Mistake("the peak was not squared, though the error is", lambda x, y: 10 * torch.log10(2 / (x - y).square().mean())),
         Mistake(
@@ -121,7 +134,7 @@ def _fault(picture: object) -> str | None:
         return "the numbers of a picture go from -1 to 1, and some of these lie outside"
     found = psnr_of_batch(picture[None].float(), reconstruct(picture)[None]).item()
     if found > LOW:
-        return f"this picture comes back with a PSNR of {found:.1f} dB, and less than {LOW:g} is asked for: what has no render in training"
+        return f"this picture comes back with a PSNR of {found:.1f} dB, and less than {LOW:g} is asked for: make something that no render in training has"
     return None
 
 

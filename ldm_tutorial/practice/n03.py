@@ -99,6 +99,8 @@ noisy_variance = Number(
         0.7: "the picture was not shrunk: the step shrinks it before noise is added",
         1.2: "nothing was shrunk: both variances were added whole",
         0.1: "only the picture's part was counted, and the noise's part was left out",
+        0.3: "alpha-bar was squared: the factors are its square roots, and their squares are alpha-bar itself",
+        0.7746: "this is the standard deviation: the variance is its square",
         0.36: "the two factors were added before squaring, though picture and noise have nothing to do with each other",
     },
 )

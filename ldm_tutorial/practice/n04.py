@@ -152,6 +152,7 @@ learned_numbers = Number(
         4616: "one bias was counted for each input channel, where there is one for each output channel",
         4672
         * 256: "the weights were counted for each position of the picture anew: a convolution uses the same ones everywhere",
+        36864: "64 channels were counted on both sides: 8 channels go in, and 64 come out",
         5184: "a bias was counted for each pair of an input and an output channel: after summing there is only one for each output channel",
     },
 )

@@ -106,7 +106,7 @@ sample = Build(
     cases=[
         {
             "predict_noise": _stand_in,
-            "z": torch.tensor([1.0]),
+            "z": torch.ones(1, 1, 1, 1),
             "timesteps": torch.tensor([3, 1]),
             "alphas_cumprod": ALPHAS * 0.95,
         },
@@ -151,6 +151,11 @@ def _standard_error(x):
     return x.std() / len(x) ** 0.5
 
 
+def _mean_between(a, b):
+    mean, low, high = _paired(a, b)
+    return torch.stack([low, mean, high])
+
+
 _paired = _with_half_width(lambda a, b: 1.96 * _standard_error(b - a))
 
 
@@ -182,6 +187,11 @@ paired_difference = Build(
             "the whole interval is 1.96 standard errors wide, where it should be that much to either side",
             _with_half_width(lambda a, b: 0.98 * _standard_error(b - a)),
         ),
+        Mistake(
+            "the variance was used where the standard deviation is meant: .std() is its square root",
+            _with_half_width(lambda a, b: 1.96 * (b - a).var() / len(a) ** 0.5),
+        ),
+        Mistake("the mean stands between the two ends: it was asked for first", _mean_between),
         Mistake("the difference was taken the other way round: b minus a was asked for", lambda a, b: _paired(b, a)),
         Mistake(
             "the standard deviation was divided by N, where N - 1 was asked for, as torch does it",

@@ -57,6 +57,10 @@ merge_pair = Build(
             "the pair was looked for in the text, not among the tokens: the end of one longer token and the token after it are no such pair",
             _replaced,
         ),
+        Mistake(
+            "the second token of a pair is still there after its merge, and the last token is lost",
+            lambda tokens, pair: _merge(tokens, pair, skip=False, drop_last=True),
+        ),
         Mistake("nothing was merged", lambda tokens, pair: list(tokens)),
         Mistake("the pair is also merged in the opposite order", lambda tokens, pair: _both_orders(tokens, pair)),
         Mistake(
@@ -154,7 +158,7 @@ def _fault(prompt: object) -> str | None:
         return "only words of letters are allowed"
     tokens = len(_tokenizer()(prompt).input_ids)
     if tokens < ENOUGH_TOKENS:
-        return f"this prompt has {tokens} tokens, and {ENOUGH_TOKENS} are asked for: which words has this tokenizer never seen in a caption"
+        return f"this prompt has {tokens} tokens, and {ENOUGH_TOKENS} are asked for: take words that no caption of simple objects has"
     return None
 
 

@@ -119,6 +119,8 @@ first_loss = Number(
     within=0.02,
     because="a guess among 64 has the probability 1 / 64, and the loss is minus its natural logarithm, ln 64 = 4.16",
     mistakes={
+        4.2: "this has one decimal, and two are asked for",
+        -4.16: "the sign is the opposite: the logarithm of a probability is below 0, and the loss is minus that",
         6.0: "the logarithm was taken to the base 2: the loss uses the natural one",
         1.806: "the logarithm was taken to the base 10: the loss uses the natural one",
         64.0: "the number of captions itself was taken: the loss is the logarithm of a probability",

@@ -38,12 +38,12 @@ guide = Build(
 Z = 1.96
 
 
-def _wilson(hits, n, z=Z, shrink=True, root=True, inner=True):
+def _wilson(hits, n, z=Z, shrink=True, root=True, inner=True, times_n=False, z_outside=True):
     p = hits / n
     below = 1 + z**2 / n if shrink else 1.0
-    middle = (p + z**2 / (2 * n)) / below
+    middle = (p + (z**2 / 2 * n if times_n else z**2 / (2 * n))) / below
     square = p * (1 - p) / n + (z**2 / (4 * n**2) if inner else 0.0)
-    half = z * (square**0.5 if root else square) / below
+    half = (z if z_outside else 1.0) * (square**0.5 if root else square) / below
     return middle - half, middle + half
 
 
@@ -65,6 +65,11 @@ interval = Build(
         Mistake("the division by 1 + z^2 / n is missing", lambda hits, n: _wilson(hits, n, shrink=False)),
         Mistake("the square root is missing", lambda hits, n: _wilson(hits, n, root=False)),
         Mistake("the part z^2 / (4 n^2) under the root is missing", lambda hits, n: _wilson(hits, n, inner=False)),
+        Mistake(
+            "z^2 / 2 was multiplied by n: in Python z**2 / 2 * n does that, and z**2 / (2 * n) divides by both",
+            lambda hits, n: _wilson(hits, n, times_n=True),
+        ),
+        Mistake("the z in front of the root is missing", lambda hits, n: _wilson(hits, n, z_outside=False)),
         Mistake("z was left out, or is 1: for 95% it is 1.96", lambda hits, n: _wilson(hits, n, z=1.0)),
         Mistake("z is that of 99%, 2.58: for 95% it is 1.96", lambda hits, n: _wilson(hits, n, z=2.576)),
         Mistake(

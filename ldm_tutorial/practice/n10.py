@@ -22,10 +22,10 @@ keep_outside = Build(
     right=_keep_outside,
     cases=[
         {
-            "z": torch.tensor([5.0, 5.0]),
-            "given": torch.tensor([1.0, 1.0]),
-            "eps": torch.tensor([0.5, 0.5]),
-            "mask": torch.tensor([1.0, 0.0]),
+            "z": torch.tensor([[[[5.0, 5.0]]]]),
+            "given": torch.tensor([[[[1.0, 1.0]]]]),
+            "eps": torch.tensor([[[[0.5, 0.5]]]]),
+            "mask": torch.tensor([[[[1.0, 0.0]]]]),
             "a": 0.64,
         },
         {

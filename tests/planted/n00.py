@@ -44,6 +44,30 @@ def first_noise(prompt, z, timesteps, encode_text, unet, scheduler_step, decode)
     return decode(latents)
 
 
+def read_in_the_loop(prompt, z, timesteps, encode_text, unet, scheduler_step, decode):
+    for t in timesteps:
+        z = scheduler_step(unet(z, t, encode_text(prompt)), t, z)
+    return decode(z)
+
+
+def exchanged(prompt, z, timesteps, encode_text, unet, scheduler_step, decode):
+    c = encode_text(prompt)
+    for t in timesteps:
+        z = scheduler_step(unet(z, c, t), t, z)
+    return decode(z)
+
+
+def scheduler_exchanged(prompt, z, timesteps, encode_text, unet, scheduler_step, decode):
+    c = encode_text(prompt)
+    for t in timesteps:
+        z = scheduler_step(z, t, unet(z, t, c))
+    return decode(z)
+
+
+def leaves(*inputs):
+    raise SystemExit
+
+
 RIGHT = {
     "text_to_image": [recursive, reduced],
     "how_often": ["B", " b"],
@@ -55,10 +79,14 @@ WRONG = {
         "the decoder works in every step": decoder_inside,
         "taken for the new latents": answer_as_latents,
         "always sees the first noise": first_noise,
+        "encode_text was called 3 times": read_in_the_loop,
+        "t stands before c": exchanged,
+        "the answer stands first": scheduler_exchanged,
+        "stopped with an error in the line `raise SystemExit`": leaves,
     },
     "how_often": {"need not work twice": "A", "removes a part of the noise": "C", "comes after the last step": "D"},
     "unknown_to_it": {
-        "a picture for every word": "a golden duck on a blue background",
+        "knows every single word": "a golden duck on a blue background",
         "name one object": "a submarine under the sea",
         "3 to 12 words": "rhubarb",
     },

@@ -3,7 +3,7 @@ import torch
 
 
 def in_numpy(images):
-    return np.moveaxis(images.numpy().astype(np.float64), 3, 1) / 255 * 2 - 1
+    return torch.from_numpy(np.moveaxis(images.numpy().astype(np.float64), 3, 1) / 255 * 2 - 1)
 
 
 def by_channels(images):
@@ -73,6 +73,8 @@ RIGHT = {
 WRONG = {
     "normalise": {
         "from 0 to 1, where": zero_to_one,
+        "gives a numpy array": lambda images: in_numpy(images).numpy(),
+        "gives a sparse tensor": lambda images: in_numpy(images).to_sparse(),
         "mixes pixels and channels": viewed,
         "height and width changed places": sideways,
         "still bytes, which begin again": as_bytes,

@@ -55,14 +55,18 @@ WRONG = {
         "whole batch was added up": kl_of_the_batch,
         "the sign is the opposite": kl_negative,
         "standard deviation stands where": kl_of_deviation,
+        "it is that of the variance": lambda mean, logvar: kl_from_torch(mean, 2 * logvar),
     },
     "psnr": {
         "still the natural one": lambda x, y: 10 * torch.log(4 / ((x - y) ** 2).mean()),
         "the peak is still 1": lambda x, y: -10 * torch.log10(((x - y) ** 2).mean()),
+        "the peak was measured on this picture": lambda x, y: (
+            10 * torch.log10((x.max() - x.min()) ** 2 / ((x - y) ** 2).mean())
+        ),
         "the peak was not squared": lambda x, y: 10 * torch.log10(2 / torch.nn.functional.mse_loss(x, y)),
     },
     "ruined_picture": {
-        "comes back with a PSNR of": torch.zeros(3, 64, 64),
+        "make something that no render in training has": torch.zeros(3, 64, 64),
         "and it has [64, 64, 3]": torch.zeros(64, 64, 3),
         "lie outside": torch.full((3, 64, 64), 3.0),
         "should be a tensor": [[1.0]],

@@ -75,7 +75,7 @@ def steps_in_numpy(x, betas, eps):
     x = x.numpy()
     for beta, e in zip(betas.numpy(), eps.numpy(), strict=True):
         x = np.sqrt(1 - beta) * x + np.sqrt(beta) * e
-    return x
+    return torch.from_numpy(x)
 
 
 def steps_one_noise(x, betas, eps):
@@ -117,7 +117,13 @@ WRONG = {
         "timestep of the first one": first_timestep,
         "changes the x that it was given": in_place,
     },
-    "noisy_variance": {"picture for one of variance 1": 1, "count squared": 0.5**0.5 * 1.2, "too low": 0.3},
+    "noisy_variance": {
+        "picture for one of variance 1": 1,
+        "count squared": 0.5**0.5 * 1.2,
+        "alpha-bar was squared": 0.25 * 0.2 + 0.25,
+        "the standard deviation": 0.6**0.5,
+        "too low": 0.45,
+    },
     "forward_steps": {
         "the same noise, eps[0]": steps_one_noise,
         "without its root": steps_no_root,

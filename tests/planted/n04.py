@@ -9,7 +9,7 @@ def waves_in_numpy(t, width):
     half = width // 2
     frequencies = 10_000.0 ** (-np.arange(half) / half)
     angles = t.numpy()[:, None] * frequencies[None]
-    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    return torch.from_numpy(np.concatenate([np.cos(angles), np.sin(angles)], axis=1))
 
 
 def waves_by_loop(t, width):
@@ -107,5 +107,11 @@ WRONG = {
         "the weights never change": wiped_before_the_step,
         "was given the clean latents": lambda m, b, a, lr: loop(m, b, a, lr, zero=True, aim="noise", clean=True),
     },
-    "learned_numbers": {"biases were left out": 8 * 64 * 9, "1 x 1 was counted": 512, "too high": 10_000},
+    "learned_numbers": {
+        "much too large": 10**400,
+        "on both sides": 64 * 64 * 9,
+        "biases were left out": 8 * 64 * 9,
+        "1 x 1 was counted": 512,
+        "too high": 10_000,
+    },
 }

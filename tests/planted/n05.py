@@ -12,7 +12,7 @@ def step_by_parts(z_t, eps, a, a_next):
 
 def step_in_numpy(z_t, eps, a, a_next):
     clean = (z_t.numpy() - np.sqrt(1 - a) * eps.numpy()) / np.sqrt(a)
-    return np.sqrt(1 - a_next) * eps.numpy() + np.sqrt(a_next) * clean
+    return torch.from_numpy(np.sqrt(1 - a_next) * eps.numpy() + np.sqrt(a_next) * clean)
 
 
 def step_no_division(z_t, eps, a, a_next):
@@ -92,6 +92,12 @@ def one_error(a, b):
     return d.mean(), d.mean() - half, d.mean() + half
 
 
+def variance(a, b):
+    d = b - a
+    half = 1.96 * d.var() / len(d) ** 0.5
+    return d.mean(), d.mean() - half, d.mean() + half
+
+
 RIGHT = {
     "ddim_step": [step_by_parts, step_in_numpy],
     "sample": [lambda p, z, ts, a: walk(p, z, ts, a), walk_with_a_table],
@@ -115,5 +121,7 @@ WRONG = {
         "where the standard error is meant": deviation,
         "N - 1 was asked for": divided_by_n,
         "the factor 1.96 is missing": one_error,
+        "the mean stands between": lambda a, b: [paired_numpy(a, b)[k] for k in (1, 0, 2)],
+        "the variance was used": variance,
     },
 }

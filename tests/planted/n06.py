@@ -49,6 +49,13 @@ def merge_loses_last(tokens, pair):
     return found
 
 
+def merge_by_for(tokens, pair):
+    found = []
+    for i in range(len(tokens) - 1):
+        found.append("".join(pair) if (tokens[i], tokens[i + 1]) == pair else tokens[i])
+    return found
+
+
 def merge_in_text(tokens, pair):
     return " ".join(tokens).replace(pair[0] + " " + pair[1], pair[0] + pair[1]).split(" ")
 
@@ -85,6 +92,7 @@ WRONG = {
         "only the first place": merge_once,
         "second token of a pair is still there": merge_keeps_second,
         "the last token was lost": merge_loses_last,
+        "and the last token is lost": merge_by_for,
         "looked for in the text": merge_in_text,
     },
     "attention": {
@@ -94,7 +102,7 @@ WRONG = {
         "over the batch": lambda q, k, v: attend(q, k, v, 0, q.shape[-1] ** 0.5),
     },
     "long_prompt": {
-        "tokens, and 30 are asked for": "a golden duck on a table",
+        "take words that no caption of simple objects has": "a golden duck on a table",
         "at most 6 are allowed": "a b c d e f g h i",
         "more than 20 letters": "x" * 60,
         "only words of letters": "1234567890 1234567890 1234567890",

@@ -68,5 +68,11 @@ WRONG = {
         "the best of them comes last": lambda t, x, k: (unit(x) @ t).argsort()[-k:],
         "these are the similarities": lambda t, x, k: F.cosine_similarity(x, t[None]).topk(k).values,
     },
-    "first_loss": {"to the base 2": 6, "the probability itself": 1 / 64, "too high": 20},
+    "first_loss": {
+        "two are asked for": 4.2,
+        "the sign is the opposite": -4.16,
+        "to the base 2": 6,
+        "the probability itself": 1 / 64,
+        "too high": 20,
+    },
 }

@@ -77,6 +77,18 @@ def by_place(seeds, shape):
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(k)) for k in range(len(seeds))])
 
 
+def product(hits, n, z=1.96):
+    low, high = wilson(hits, n)
+    shift = (z**2 / 2 * n - z**2 / (2 * n)) / (1 + z * z / n)
+    return low + shift, high + shift
+
+
+def no_z(hits, n, z=1.96):
+    low, high = wilson(hits, n)
+    middle, half = (low + high) / 2, (high - low) / 2 / z
+    return middle - half, middle + half
+
+
 RIGHT = {
     "guide": [weighted, from_the_text],
     "interval": [from_scipy, from_the_quadratic, wilson],
@@ -92,6 +104,8 @@ WRONG = {
     "interval": {
         "no width at all": normal_interval,
         "the division by 1 + z^2 / n is missing": undivided,
+        "z^2 / 2 was multiplied by n": product,
+        "the z in front of the root": no_z,
         "z was left out": lambda hits, n: wilson(hits, n, z=1),
         "in percent": lambda hits, n: [100 * x for x in wilson(hits, n)],
     },
