@@ -60,4 +60,5 @@ def compared(ours, theirs) -> str:
     bound = 1e-5
     while bound < difference < float("inf"):
         bound *= 10
-    return f"{ours.numel():,} numbers compared; the largest difference is below {bound:.0e}"
+    count = "1 number" if ours.numel() == 1 else f"{ours.numel():,} numbers"
+    return f"{count} compared; the largest difference is below {bound:.0e}"
