@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..files import check_place, disk_errors, write_json
@@ -55,7 +56,7 @@ def draw_three(source: str = DEFAULT, out: str | Path = "stable-diffusion") -> l
     local = Path(source).is_dir()
     name = Path(source).name if local else source.partition("@")[0]
     known = KNOWN.get(name)
-    options = known.options if known else {"steps": 30, "guidance_scale": 7.5, "sampler": "own"}
+    options: dict[str, Any] = known.options if known else {"steps": 30, "guidance_scale": 7.5, "sampler": "own"}
     device = default_device()
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     if device.type == "cpu" and options["steps"] > 1:
