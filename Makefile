@@ -29,7 +29,7 @@ lab: $(STAMP) ## Set up, then open JupyterLab at notebook 00 (LAB_ARGS="--no-bro
 	@mkdir -p .venv/share/jupyter/lab/settings && echo '$(SETTINGS)' > .venv/share/jupyter/lab/settings/overrides.json
 	@$(PY) -m jupyterlab --ServerApp.root_dir=$(or $(LAB_ROOT),.) --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb $(ROOT_OK) $(LAB_ARGS)
 
-test: $(STAMP) ## Set up, then run the unit tests, every notebook and a browser smoke test (JOBS=<processes>)
+test: $(STAMP) ## Set up, then run the unit tests, every notebook, and the lab and the book in a browser (JOBS=<processes>)
 	@$(PY) -m tests.run $(if $(JOBS),--jobs $(JOBS))
 
 test-all: $(STAMP) ## The same with all that is slow: long tables, every control of every claim

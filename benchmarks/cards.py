@@ -83,14 +83,13 @@ def other_ways() -> str:
     numbers = "\n".join("    " + line for line in lines)
     chosen, measured_in = way(found["chosen"]), way(measured()["frechet"]["sampler"])
     if chosen == measured_in:
-        choice = "The one above was chosen among these by the rule in `benchmarks/choose_sampling.py`"
+        choice = "The one above was chosen among these by the rule in `benchmarks/choose_sampling.py`."
     else:
-        choice = (
-            f"The rule in `benchmarks/choose_sampling.py` chose {chosen}; the numbers above were measured before. It looked"
-        )
+        choice = f"The rule in `benchmarks/choose_sampling.py` chose {chosen}; the numbers above were measured before."
     return f"""
-**Other ways of sampling.** {choice}, on {n} prompts of trained pairs and {n} of the held-out
-pairs for choices: object and material right, distances to renders (few pictures, so compare them with each other only), seconds a picture in batches.
+**Other ways of sampling.** {choice} It was applied to {n} prompts of trained pairs and {n} of the
+held-out pairs for choices. The table has the share of pictures whose object and material are right, two distances to renders (of few pictures, so compare
+them with each other only), and the seconds a picture takes in batches.
 
 {numbers}
 """
@@ -98,10 +97,15 @@ pairs for choices: object and material right, distances to renders (few pictures
 
 def labels_by_eye() -> str:
     """The paragraph on pictures that were labelled blind, "" where there are no labels of these weights."""
+    from ldm_tutorial.files import WEIGHTS, read_checksums
+
     file = RESULTS / "labels_by_eye.json"
     if not file.exists():
         return ""
     found = json.loads(file.read_text(encoding="utf-8"))
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    if found["weights"] != read_checksums(WEIGHTS, unet)[unet]:
+        return ""
     rate = found["compared"]["eye, judge"]["object and material"]
     share = f"{rate['value']:.0%} ({rate['low']:.1%} to {rate['high']:.1%})"
     return f"""

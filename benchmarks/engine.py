@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 
 import machine
 from machine import compare, options, store
@@ -57,6 +57,7 @@ def main() -> None:
     from diffusers import StableDiffusionPipeline
 
     from ldm_tutorial.engine import Engine
+    from ldm_tutorial.engine.engine import available_cores
     from ldm_tutorial.files import WEIGHTS
     from ldm_tutorial.sampling import generators
     from ldm_tutorial.settings import FAST_SAMPLING, Sampling
@@ -72,15 +73,14 @@ def main() -> None:
         ).images
         return (images * 255).round().astype(np.uint8)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     figures: dict = {"steps": steps, "guidance_scale": 3.0, "load_before": os.getloadavg()[0]}
-    for threads in sorted({1, cores}):
+    for threads in sorted({1, available_cores()}):
         torch.set_num_threads(threads)
         engine = Engine(threads=threads)
         for batch in (1, 16):
             prompts, seeds = [PROMPTS[k % len(PROMPTS)] for k in range(batch)], list(range(batch))
-            ours: Callable = lambda e=engine, p=prompts, s=seeds: e.sample(p, s, ddim)  # noqa: E731
-            theirs: Callable = lambda p=prompts, s=seeds: pipeline(p, s, steps)  # noqa: E731
+            ours = partial(engine.sample, prompts, seeds, ddim)
+            theirs = partial(pipeline, prompts, seeds, steps)
             apart = int(np.abs(ours().astype(int) - theirs()).max())
             assert apart <= 1, f"the pictures differ by {apart} of 255"
             found = compare(ours, theirs, pairs)
@@ -88,11 +88,9 @@ def main() -> None:
             print(f"    {found['highest']:.2f}), {found['seconds_ours']:.2f} s against {found['seconds_theirs']:.2f}")
             figures[f"threads_{threads}_batch_{batch}"] = {**found, "largest_difference": apart}
         prompts, seeds = PROMPTS[:1], [0]
-        found = compare(
-            lambda e=engine, p=prompts, s=seeds: e.sample(p, s, FAST_SAMPLING),
-            lambda p=prompts, s=seeds: pipeline(p, s, 2 if given.quick else 50),
-            pairs,
-        )
+        ours = partial(engine.sample, prompts, seeds, FAST_SAMPLING)
+        theirs = partial(pipeline, prompts, seeds, 2 if given.quick else 50)
+        found = compare(ours, theirs, pairs)
         print(f"{threads} thread(s), the fast way against 50 DDIM steps: {found['ratio']:.2f} times")
         figures[f"threads_{threads}_fast"] = found
     peaks = {"engine": peak_bytes(ENGINE_PROCESS), "plain_diffusers": peak_bytes(PIPELINE_PROCESS, str(WEIGHTS))}

@@ -1,4 +1,4 @@
-"""`make test`: unit tests, every notebook under strict nbval, a browser smoke test. Each phase is timed.
+"""`make test`: unit tests, every notebook under strict nbval, a browser smoke test, the book. Each phase is timed.
 
 A GPU, where there is one, is used by the same command: nothing here hides it. What was skipped is named in the summary, with
 its reason; under CI=true a phase that skipped everything has failed.

@@ -91,9 +91,12 @@ def test_labels_by_eye(monkeypatch, tmp_path):
     monkeypatch.setattr(cards, "RESULTS", tmp_path)
     assert cards.labels_by_eye() == ""
     rate = {"value": 0.97, "low": 0.9, "high": 0.99, "n": 100}
-    content = {"how": "By a test.", "compared": {"eye, judge": {"object and material": rate}}}
+    weights = results("labels_by_eye")["weights"]
+    content = {"weights": weights, "how": "By a test.", "compared": {"eye, judge": {"object and material": rate}}}
     (tmp_path / "labels_by_eye.json").write_text(json.dumps(content))
     assert "97% (90.0% to 99.0%)" in cards.labels_by_eye() and "By a test." in cards.labels_by_eye()
+    (tmp_path / "labels_by_eye.json").write_text(json.dumps(content | {"weights": "of others"}))
+    assert cards.labels_by_eye() == ""
 
 
 def test_the_readme_says_what_the_record_says():

@@ -16,10 +16,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from ldm_tutorial.curios.dataset import cache_folder
 from ldm_tutorial.curios.vocabulary import BACKGROUNDS, MATERIALS, NEAR, OBJECTS, SILENT, article, synonyms, vocabulary
 from ldm_tutorial.engine.engine import GRAPHS
-from ldm_tutorial.files import WEIGHTS
+from ldm_tutorial.files import WEIGHTS, cache_folder
 from ldm_tutorial.settings import DEFAULT_SAMPLING
 
 PACKAGE = "onnxruntime-web@1.30.0"

@@ -75,10 +75,15 @@ def _read(path: Path) -> tuple[Tensor, Tensor] | None:
         return None
 
 
-def _cached(split: str, start: int, stop: int, seed: int, size: int, device: str) -> tuple[Tensor, Tensor] | None:
-    """Pictures start..stop and their masks from a cache file of theirs, or one of a whole block, if there is one."""
-    for end in (stop, start + BLOCK):
-        found = _read(_block(split, start, end, seed, size, device))
+def _places(split: str, start: int, stop: int, *how) -> list[Path]:
+    """The cache files that can hold pictures start..stop: their own, and that of the whole block which begins with them."""
+    return [_block(split, start, end, *how) for end in (stop, start + BLOCK)]
+
+
+def _cached(split: str, start: int, stop: int, *how) -> tuple[Tensor, Tensor] | None:
+    """Pictures start..stop and their masks, if the cache has them."""
+    for path in _places(split, start, stop, *how):
+        found = _read(path)
         if found:
             images, masks = found
             return images[: stop - start], masks[: stop - start]
@@ -204,11 +209,7 @@ def _render_missing(jobs: list[tuple], progress: bool) -> None:
     """Put the blocks that the cache lacks into it: a GPU renders one after the other, a CPU as many at once as it has cores."""
     from tqdm.auto import tqdm
 
-    todo = []
-    for split, start, stop, *how in jobs:
-        ends = (stop, start + BLOCK)  # its own file, or that of a whole block
-        if not any(_block(split, start, end, *how).exists() for end in ends):
-            todo.append((split, start, stop, *how))
+    todo = [job for job in jobs if not any(path.exists() for path in _places(*job))]
     total = sum(stop - start for _, start, stop, *_ in todo)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, 16, len(todo)) if jobs[0][-1] == "cpu" else 1

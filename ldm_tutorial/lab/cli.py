@@ -46,8 +46,13 @@ def stop(number: int, frame) -> None:
 def expand_home(argument: str) -> str:
     """``~/a.png`` and ``--out=~/a.png`` with the home folder in place of the "~", which a shell leaves as it is in quotes
     and after "="."""
-    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-    return option + equals + os.path.expanduser(value) if value.startswith("~/") else argument
+    if argument.startswith("--"):
+        option, equals, value = argument.partition("=")
+    else:
+        option, equals, value = "", "", argument
+    if value.startswith("~/"):
+        value = os.path.expanduser(value)
+    return option + equals + value
 
 
 def run(arguments: list[str]) -> int:

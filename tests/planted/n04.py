@@ -63,30 +63,26 @@ def loop(model, batches, abar, lr, zero, aim, clean=False, step=True):
     return torch.stack(kept)
 
 
-def zero_at_the_end(model, batches, alphas_cumprod, lr):
+def trained(model, batches, alphas_cumprod, lr, after_backward):
+    """Losses of a loop that ends each step with these calls of its optimiser, in this order."""
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     losses = []
     for z, eps, t in batches:
         a = alphas_cumprod[t].view(-1, 1)
         loss = F.mse_loss(model(a**0.5 * z + (1 - a) ** 0.5 * eps, t), eps)
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        for call in after_backward:
+            getattr(optimizer, call)()
         losses.append(float(loss))
     return losses
+
+
+def zero_at_the_end(model, batches, alphas_cumprod, lr):
+    return trained(model, batches, alphas_cumprod, lr, ("step", "zero_grad"))
 
 
 def wiped_before_the_step(model, batches, alphas_cumprod, lr):
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    losses = []
-    for z, eps, t in batches:
-        a = alphas_cumprod[t].view(-1, 1)
-        loss = F.mse_loss(model(a**0.5 * z + (1 - a) ** 0.5 * eps, t), eps)
-        loss.backward()
-        optimizer.zero_grad()
-        optimizer.step()
-        losses.append(float(loss))
-    return losses
+    return trained(model, batches, alphas_cumprod, lr, ("zero_grad", "step"))
 
 
 RIGHT = {
