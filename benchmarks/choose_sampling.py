@@ -14,13 +14,13 @@ CLOSE_FREE = 0.02  # the same for free wording, where there are fewer prompts
 
 
 def candidates() -> list:
-    """Those of benchmarks/training.md, the default until now first."""
-    from ldm_tutorial.settings import DEFAULT_SAMPLING, FAST_SAMPLING, Sampling
+    """Those of benchmarks/training.md, the default until then first."""
+    from ldm_tutorial.settings import Sampling
 
     middle = (0.15, 0.75)
     return [
-        DEFAULT_SAMPLING,
-        FAST_SAMPLING,
+        Sampling("ddim", 20, 3.0),
+        Sampling("unipc", 12, 3.0, (0.0, 0.75)),
         Sampling("unipc", 20, 3.0, middle),
         Sampling("unipc", 20, 2.5, middle),
         Sampling("unipc", 20, 2.0, middle),

@@ -1,7 +1,7 @@
 """The engine (ONNX Runtime and numpy) against ``StableDiffusionPipeline.__call__``: same weights, prompts, steps and noise.
 
 One picture and a batch of 16, with one thread and with all cores, each pair in turn by the wall clock; the pictures must be
-equal to 1 of 255. Then equal quality: the engine's fast way of sampling against 50 DDIM steps of the pipeline (that it is as
+equal to 1 of 255. Then equal quality: the engine's default way of sampling against 50 DDIM steps of the pipeline (that it is as
 good is measured by ``fast_sampling.py``). Ratios above 1 mean that the engine is faster. Last, what each needs of memory: the
 peak of a process that does nothing else.
 """
@@ -60,7 +60,7 @@ def main() -> None:
     from ldm_tutorial.engine.engine import available_cores
     from ldm_tutorial.files import WEIGHTS
     from ldm_tutorial.sampling import generators
-    from ldm_tutorial.settings import FAST_SAMPLING, Sampling
+    from ldm_tutorial.settings import DEFAULT_SAMPLING, Sampling
 
     machine.clock, machine.clock_name = time.perf_counter, lambda: "wall clock"  # the engine's threads are not torch's
     pipe = StableDiffusionPipeline.from_pretrained(str(WEIGHTS))
@@ -88,11 +88,11 @@ def main() -> None:
             print(f"    {found['highest']:.2f}), {found['seconds_ours']:.2f} s against {found['seconds_theirs']:.2f}")
             figures[f"threads_{threads}_batch_{batch}"] = {**found, "largest_difference": apart}
         prompts, seeds = PROMPTS[:1], [0]
-        ours = partial(engine.sample, prompts, seeds, FAST_SAMPLING)
+        ours = partial(engine.sample, prompts, seeds, DEFAULT_SAMPLING)
         theirs = partial(pipeline, prompts, seeds, 2 if given.quick else 50)
         found = compare(ours, theirs, pairs)
-        print(f"{threads} thread(s), the fast way against 50 DDIM steps: {found['ratio']:.2f} times")
-        figures[f"threads_{threads}_fast"] = found
+        print(f"{threads} thread(s), the default way against 50 DDIM steps: {found['ratio']:.2f} times")
+        figures[f"threads_{threads}_equal_quality"] = found
     peaks = {"engine": peak_bytes(ENGINE_PROCESS), "plain_diffusers": peak_bytes(PIPELINE_PROCESS, str(WEIGHTS))}
     print(f"peak of memory: {peaks['engine'] / 2**20:.0f} MiB, plain diffusers {peaks['plain_diffusers'] / 2**20:.0f} MiB")
     store("engine", figures | {"peak_bytes": peaks}, given.quick)

@@ -1,6 +1,6 @@
 """As good as the pipeline's 50 DDIM steps, in how much less time? Judged on the same prompts and the same noise.
 
-Ours is ``settings.FAST_SAMPLING``: a better solver in fewer steps, guidance only in part of the run, each text encoded once.
+Ours is ``settings.DEFAULT_SAMPLING``: a better solver in fewer steps, guidance only in part of the run, each text encoded once.
 Quality is the share of pictures whose object and material the judge names right, and the Fréchet distance to fresh renders.
 """
 
@@ -25,7 +25,7 @@ def main() -> None:
     from ldm_tutorial.measure.metrics import frechet_distance, rate
     from ldm_tutorial.measure.pictures import expected_prompts, renders
     from ldm_tutorial.sampling import generators, sample
-    from ldm_tutorial.settings import FAST_SAMPLING
+    from ldm_tutorial.settings import DEFAULT_SAMPLING
 
     judge, models = load_judge(), load_models()
     pipe = StableDiffusionPipeline.from_pretrained(str(WEIGHTS)).to(models.device)
@@ -37,7 +37,7 @@ def main() -> None:
         seeds = list(range(i, i + len(prompts)))
 
         def ours(prompts=prompts, seeds=seeds):
-            return sample(models, prompts, seeds, FAST_SAMPLING, progress=False)
+            return sample(models, prompts, seeds, DEFAULT_SAMPLING, progress=False)
 
         def theirs(prompts=prompts, seeds=seeds):
             images = pipe(prompts, guidance_scale=3.0, generator=generators(seeds), output_type="np").images
@@ -52,7 +52,7 @@ def main() -> None:
 
     real = predict_with_features(judge, renders(wanted, seed=91)[0])[1]
     figures: dict = {
-        "fast": asdict(FAST_SAMPLING),
+        "sampling": asdict(DEFAULT_SAMPLING),
         "pictures": n,
         "batch": BATCH,
         "speed": summary(taken["ours"], taken["theirs"]),

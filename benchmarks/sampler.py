@@ -17,6 +17,7 @@ def main() -> None:
 
     from ldm_tutorial.checkpoints import WEIGHTS, load_models
     from ldm_tutorial.sampling import compile_unet, decode_quickly, generators, sample_latents
+    from ldm_tutorial.settings import Sampling
 
     models = load_models()
     pipe = StableDiffusionPipeline.from_pretrained(str(WEIGHTS)).to(models.device)
@@ -27,7 +28,7 @@ def main() -> None:
         prompts, seeds = [PROMPTS[k % len(PROMPTS)] for k in range(batch)], list(range(batch))
 
         def ours(models=models, prompts=prompts, seeds=seeds):
-            z = sample_latents(models, prompts, seeds, steps=steps, progress=False)
+            z = sample_latents(models, prompts, seeds, Sampling("ddim", steps, 3.0), progress=False)
             return (decode_quickly(models, z) / 2 + 0.5).clamp(0, 1)  # as `sample` does
 
         def theirs(prompts=prompts, seeds=seeds):

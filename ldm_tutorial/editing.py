@@ -6,7 +6,6 @@ pass). Both as ``StableDiffusionImg2ImgPipeline`` and ``StableDiffusionInpaintPi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -18,7 +17,7 @@ from .errors import UserError
 from .images import to_model, to_picture
 from .models import Models
 from .sampling import build_guide, build_sampler, decode_pictures, denoise, generators
-from .settings import DEFAULT_SAMPLING, Sampling
+from .settings import PLAIN_SAMPLING, Sampling, adjust
 
 
 def edit_latents(
@@ -27,7 +26,7 @@ def edit_latents(
     prompts: list[str],
     seeds: list[int],
     strength: float = 0.6,
-    sampling: Sampling = DEFAULT_SAMPLING,
+    sampling: Sampling = PLAIN_SAMPLING,
     *,
     masks=None,
     on_step: Callable[[int, Tensor, Tensor], None] | None = None,
@@ -35,7 +34,7 @@ def edit_latents(
     **options,
 ) -> Tensor:
     """The latents of edited pictures [B, 8, 16, 16]; see :func:`img2img` and, with ``masks``, :func:`inpaint`."""
-    sampling = dataclasses.replace(sampling, **options)
+    sampling = adjust(sampling, **options)
     images = _pixels(images, models)  # [B, 3, H, W] in -1..1
     if not len(images) == len(prompts) == len(seeds):
         raise UserError(f"{len(images)} pictures need as many prompts and seeds, not {len(prompts)} and {len(seeds)}.")

@@ -20,7 +20,7 @@ from torch import Tensor
 from .errors import UserError
 from .images import to_picture
 from .models import Models
-from .settings import DEFAULT_SAMPLING, SAMPLER_NAMES, Sampling
+from .settings import DEFAULT_SAMPLING, SAMPLER_NAMES, Sampling, adjust
 from .storage.schedules import OTHERS, REFUSALS, check_schedule, reason
 
 SAMPLERS = {
@@ -167,14 +167,14 @@ def sample_latents(
 ) -> Tensor:
     """Prompts and seeds to clean latents [B, 8, 16, 16], or as large as ``height`` and ``width`` (pixels) ask for.
 
-    ``options`` are fields of :class:`Sampling` that differ from ``sampling``: ``steps=50``. ``latents`` [B, 8, 16, 16]
+    ``options`` are fields of :class:`Sampling` that differ from ``sampling`` (see :func:`settings.adjust`): ``steps=50``. ``latents`` [B, 8, 16, 16]
     replaces the noise that the seeds would give. ``on_step(step, timestep, latents)`` sees the latents after each step.
 
     Raises:
         UserError: for an unknown sampler, an interval that is none, a size that can't be, or when there are not as many
             seeds as prompts.
     """
-    sampling = dataclasses.replace(sampling, **options)
+    sampling = adjust(sampling, **options)
     if len(prompts) != len(seeds):
         raise UserError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}.")
     scheduler = build_sampler(models, sampling.sampler, sampling.steps)

@@ -250,7 +250,7 @@ def test_engine(script, tmp_path, monkeypatch, capsys):
     module.machine.clock, module.machine.clock_name = clock
     figures = stored(tmp_path / "engine.json")
     assert figures["threads_1_batch_1"]["ratio"] > 0 and figures["threads_1_batch_16"]["largest_difference"] <= 1
-    assert figures["threads_1_fast"]["clock"] == "wall clock"
+    assert figures["threads_1_equal_quality"]["clock"] == "wall clock"
     assert "peak of memory: 100 MiB, plain diffusers 900 MiB" in capsys.readouterr().out
 
 

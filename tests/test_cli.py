@@ -1,6 +1,7 @@
 """The command line: what it writes and says, and one sentence with status 2 for whatever cannot work."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -136,12 +137,19 @@ def test_every_option_counts(ldm, tmp_path, tiny_folder):
     assert len(found) == len(changes)
 
 
-def test_the_fast_way(ldm, tmp_path, tiny_folder):
-    arguments = ["generate", "a golden mug", "--seed", 7, "--model", tiny_folder]
-    loaded = checkpoints.load_models(tiny_folder)
-    for more, options in ([], {}), (["--steps", 4], {"steps": 4}), (["--sampler", "ddim"], {"sampler": "ddim"}):
-        assert ldm(*arguments, "--fast", *more)[0] == 0
-        expected = sample(loaded, ["a golden mug"], [7], settings.FAST_SAMPLING, progress=False, **options)
+@pytest.mark.parametrize("own", [True, False], ids=["of the course", "of somebody else"])
+def test_the_default_way_and_what_is_named_in_its_place(ldm, tmp_path, curios_folder, tiny_folder, own):
+    folder = curios_folder if own else tiny_folder  # a checkpoint that says nothing of itself is sampled as papers have it
+    default = settings.DEFAULT_SAMPLING if own else settings.Sampling()
+    arguments = ["generate", "a golden mug", "--seed", 7, "--model", folder]
+    loaded = checkpoints.load_models(folder)
+    for more, expected in (
+        ([], default),
+        (["--steps", 4], dataclasses.replace(default, steps=4)),
+        (["--sampler", "ddim"], settings.Sampling()),
+    ):
+        assert ldm(*arguments, *more)[0] == 0
+        expected = sample(loaded, ["a golden mug"], [7], expected, progress=False)
         assert np.array_equal(np.asarray(Image.open(tmp_path / "picture.png")), expected[0])
 
 

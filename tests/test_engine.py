@@ -16,7 +16,7 @@ from ldm_tutorial.engine.steps import DDIM, UniPC
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.files import WEIGHTS
 from ldm_tutorial.sampling import SAMPLERS, sample
-from ldm_tutorial.settings import FAST_SAMPLING, Sampling
+from ldm_tutorial.settings import DEFAULT_SAMPLING, Sampling
 
 PROMPTS = ["an armchair made of avocado on a pink background", "a golden duck"]
 SEEDS = [7, 2**40 + 3]
@@ -91,8 +91,8 @@ def assert_same_pictures(folder, prompts, seeds, sampling):
     "sampling",
     [
         Sampling(),
-        FAST_SAMPLING,
-        Sampling("unipc", 20, 3.0, (0.15, 0.75)),
+        DEFAULT_SAMPLING,
+        Sampling("unipc", 20, 3.0, (0.0, 0.75)),
         Sampling("ddim", 6, 5.0, negative_prompt="a blue table"),
         Sampling("unipc", 5, 1.0),
     ],

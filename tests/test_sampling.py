@@ -7,7 +7,7 @@ import torch
 from ldm_tutorial.checkpoints import load_models
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.sampling import SAMPLERS, compile_unet, generators, initial_latents, sample, sample_latents
-from ldm_tutorial.settings import FAST_SAMPLING
+from ldm_tutorial.settings import DEFAULT_SAMPLING, Sampling, adjust
 
 PROMPTS = ["an armchair made of avocado on a pink background", "a golden duck"]
 FEW = {"steps": 5, "progress": False}
@@ -185,10 +185,17 @@ def test_each_text_is_encoded_once(models, monkeypatch):
     torch.testing.assert_close(z[2:], again, atol=1e-4, rtol=1e-4)
 
 
-def test_the_fast_way(models, calls):
-    picture = sample(models, PROMPTS[:1], [1], FAST_SAMPLING, progress=False)
-    assert picture.shape == (1, 64, 64, 3) and len(calls) == FAST_SAMPLING.steps
-    assert 3 * sum(n for n, _ in calls) <= 100  # U-Net rows of 50 guided steps
+def test_the_default_way(models, calls):
+    picture = sample(models, PROMPTS[:1], [1], progress=False)
+    assert picture.shape == (1, 64, 64, 3) and len(calls) == DEFAULT_SAMPLING.steps
+    assert sum(n for n, _ in calls) == 20  # twelve with the prompt, eight with the empty text
+
+
+def test_who_names_a_sampler_gets_it_as_papers_have_it():
+    assert adjust(DEFAULT_SAMPLING, sampler="ddim") == Sampling("ddim", 20, 3.0, (0.0, 1.0))
+    assert adjust(DEFAULT_SAMPLING, sampler="unipc", steps=30) == Sampling("unipc", 30, 3.0, (0.0, 1.0))
+    assert adjust(DEFAULT_SAMPLING, steps=30) == Sampling("unipc", 30, 3.0, (0.15, 0.75))
+    assert adjust(Sampling("dpm++", 9, 2.0), sampler="ddim") == Sampling("ddim", 9, 2.0)
 
 
 def test_compiled_models_are_others(models, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import CHECKSUMS, WEIGHTS, verify_checksums
-from ..settings import DEFAULT_SAMPLING, Sampling
+from ..settings import DEFAULT_SAMPLING, Sampling, adjust
 from .noise import randn
 from .steps import DDIM, SAMPLERS, UniPC
 
@@ -140,7 +139,7 @@ class Engine:
         """Prompts and seeds to clean latents float32 [B, 8, 16, 16], as ``sampling.sample_latents`` makes them."""
         from tqdm.auto import tqdm
 
-        sampling = dataclasses.replace(sampling, **options)
+        sampling = adjust(sampling, **options)
         reason = unsupported(sampling)
         if reason:
             raise UserError(f"The engine does not have {reason}: choose one of {', '.join(SAMPLERS)}, or the engine torch.")

@@ -6,7 +6,6 @@ Each checks what it was given before it imports anything heavy, and writes its r
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from typer import Argument, Option
 
 from ..errors import UserError
 from ..files import WEIGHTS, atomic_write, check_place, check_utf8, disk_errors, write_json
-from ..settings import DEFAULT_SAMPLING, FAST_SAMPLING
+from ..settings import DEFAULT_SAMPLING, PLAIN_SAMPLING, adjust
 from ..storage.about import CURIOS, About, read_about, scripts
 from ..text import check_prompt
 
@@ -275,7 +274,6 @@ def generate(
     count: Annotated[int, Option(min=1, max=256, help="How many pictures, with seeds counting up.")] = 1,
     out: Out = Path("picture.png"),
     sampler: Sampler = None,
-    fast: Annotated[bool, Option("--fast", help="unipc, 12 steps, guided only where it matters.")] = False,
     negative: Annotated[str, Option(help="What to steer away from.")] = "",
     model: Model = None,
     download: Download = False,
@@ -292,7 +290,7 @@ def generate(
 
     seeds = [seed + i for i in range(count)]
     given = {"steps": steps, "guidance_scale": guidance, "sampler": sampler}
-    sampling = dataclasses.replace(FAST_SAMPLING if fast else DEFAULT_SAMPLING, **without_none(given))
+    sampling = adjust(PLAIN_SAMPLING if about.kind == "unknown" else DEFAULT_SAMPLING, **without_none(given))
     runner = open_engine(engine, model or WEIGHTS, sampling)
     if runner is not None:
         prompt, negative = check_prompts(prompt, negative, about, runner.tokenizer)

@@ -20,7 +20,7 @@ from ..images import psnr, to_model, to_picture
 from ..measure.metrics import average, distances, nearest, rate, spread
 from ..measure.pictures import sample_many
 from ..models import Models
-from ..settings import FAST_SAMPLING
+from ..settings import DEFAULT_SAMPLING
 from ..storage.about import About
 from .pictures import Pictures
 
@@ -59,7 +59,7 @@ def measure(models: Models, clip: CLIPModel, data: Pictures) -> tuple[dict, Tens
     n = len(images)
     some = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[:n].tolist()  # as many, learned from
     learned, learned_captions = data.images[some], [data.captions[i] for i in some]
-    drawn = sample_many(models, captions, 0, sampling=FAST_SAMPLING)
+    drawn = sample_many(models, captions, 0, sampling=DEFAULT_SAMPLING)
 
     def fidelity(pictures: Tensor) -> dict:
         return average(torch.cat([psnr(x, models.decode(models.encode(x)).cpu()) for x in to_model(pictures).split(64)]))
@@ -127,7 +127,7 @@ def draw_rows(drawn: Tensor, models: Models, data: Pictures) -> dict[str, list]:
     decoded = models.decode(models.encode(x)).cpu()
     rebuilt, error = to_picture(decoded), psnr(x, decoded)
     wanted = [captions[i] for i in chosen]
-    more = [sample_many(models, wanted, seed, sampling=FAST_SAMPLING) for seed in (10_000, 20_000)]
+    more = [sample_many(models, wanted, seed, sampling=DEFAULT_SAMPLING) for seed in (10_000, 20_000)]
     closest = data.images[distances(drawn[chosen], data.images).argmin(1)]
     reconstructions, unseen, learned = [], [], []
     for k, i in enumerate(chosen):
@@ -138,7 +138,7 @@ def draw_rows(drawn: Tensor, models: Models, data: Pictures) -> dict[str, list]:
         made = [figure(picture, "drawn") for picture in (drawn[i], more[0][k], more[1][k])]
         unseen.append((captions[i], [given, *made, figure(closest[k], "nearest learned")]))
     known = spaced(len(data), 8)
-    again = sample_many(models, [data.captions[i] for i in known], 30_000, sampling=FAST_SAMPLING)
+    again = sample_many(models, [data.captions[i] for i in known], 30_000, sampling=DEFAULT_SAMPLING)
     for i, picture in zip(known, again, strict=True):
         learned.append((data.captions[i], [figure(data.images[i], "learned from"), figure(picture, "drawn")]))
     return {"reconstructions": reconstructions[:8], "unseen": unseen, "learned": learned}
