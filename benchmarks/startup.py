@@ -27,7 +27,7 @@ pipe(prompt, num_inference_steps=20, guidance_scale=3.0, generator=g).images[0].
 COMMANDS = {  # name: the command, and the exit status that it must have
     "help": ([*LDM, "--help"], 0),
     "wrong_option": ([*LDM, "generate", PROMPT, "--no-such-option"], 2),
-    "generate": ([*LDM, "generate", PROMPT, "--out", "picture.png"], 0),
+    "generate": ([*LDM, "generate", PROMPT, "--sampler", "ddim", "--out", "picture.png"], 0),
     "generate_with_torch": ([*LDM, "generate", PROMPT, "--engine", "torch", "--out", "picture.png"], 0),
     "plain_diffusers": ([sys.executable, "-c", PLAIN, "WEIGHTS", PROMPT, "picture.png"], 0),
 }

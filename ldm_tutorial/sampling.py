@@ -167,8 +167,9 @@ def sample_latents(
 ) -> Tensor:
     """Prompts and seeds to clean latents [B, 8, 16, 16], or as large as ``height`` and ``width`` (pixels) ask for.
 
-    ``options`` are fields of :class:`Sampling` that differ from ``sampling`` (see :func:`settings.adjust`): ``steps=50``. ``latents`` [B, 8, 16, 16]
-    replaces the noise that the seeds would give. ``on_step(step, timestep, latents)`` sees the latents after each step.
+    ``options`` are fields of :class:`Sampling` that differ from ``sampling``: ``steps=50`` (see :func:`settings.adjust`).
+    ``latents`` [B, 8, 16, 16] replaces the noise that the seeds would give. ``on_step(step, timestep, latents)`` sees the
+    latents after each step.
 
     Raises:
         UserError: for an unknown sampler, an interval that is none, a size that can't be, or when there are not as many
