@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lab test test-all test-browser site test-site book-runtime check format versions notebooks exercises weights stable-diffusion bench clean
+.PHONY: help venv lab test test-all test-browser site frames test-site book-runtime check format versions notebooks exercises weights stable-diffusion bench clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ test-browser: $(STAMP) ## Turn every control of every notebook in a real browser
 
 site: $(STAMP) ## Make the book from the committed notebooks: docs/_build/html (no network needed)
 	@$(PY) docs/book/build.py
+
+frames: $(STAMP) ## Draw all that the notebooks' sliders and menus can show, for the book (once, half an hour; ARGS="03 05"); then `make site`
+	@HF_HUB_OFFLINE=1 $(PY) docs/book/frames.py $(ARGS)
 
 test-site: book-runtime ## Make the book and try it in a real browser, the model in its pages too
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest tests/browser/test_book.py $(ARGS)

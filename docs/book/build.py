@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections import Counter
 from pathlib import Path
 
+import frames
 import live
 
 BOOK = Path(__file__).parent
@@ -83,14 +85,15 @@ def fit_links(text: str, source: str, target: str, pages: dict[str, str]) -> str
     return LINK.sub(fit, text)
 
 
-def stage() -> int:
-    """Write all pages to docs/_build/source; returns how many."""
+def stage() -> tuple[int, Counter]:
+    """Write all pages to docs/_build/source; returns how many, and the counts of the notebooks' controls."""
     shutil.rmtree(SOURCE, ignore_errors=True)
     SOURCE.mkdir(parents=True)
     shutil.copytree(BOOK / "static", SOURCE / "_static")
     for name in ("conf.py", "settings.toml"):
         shutil.copy(BOOK / name, SOURCE / name)
     pages = find_pages()
+    controls = Counter()
     for source, target in pages.items():
         place = SOURCE / target
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -102,8 +105,21 @@ def stage() -> int:
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = fit_links("".join(cell["source"]), source, target, pages)
+        up = "../" * target.count("/")
+        controls.update(frames.put_frames(notebook, place.name[:2], up, SOURCE / "_static" / "frames"))
         place.write_text(json.dumps(notebook), encoding="utf-8")
-    return len(pages)
+    return len(pages), controls
+
+
+def about_controls(counts: Counter) -> str:
+    """How many of the notebooks' controls can be turned in the book."""
+    said = f"{counts['alive']} of {counts['controls']} can be turned in the page ({counts['listable']} have sliders or menus)"
+    if counts["missing"]:
+        said += f", {counts['missing']} were never drawn: `make frames` does it"
+    if counts["old"]:
+        said += f", {counts['old']} were drawn from other code than the notebook's: `make frames` draws them anew"
+    size = sum(path.stat().st_size for path in (HTML / "_static" / "frames").glob("*.webp"))
+    return f"{said}. Their pictures: {size / 1e6:.1f} MB."
 
 
 def mermaid_as_text(text: str) -> str:
@@ -114,7 +130,7 @@ def mermaid_as_text(text: str) -> str:
 def main() -> int:
     """Stage and build; warnings are errors."""
     start = time.monotonic()
-    count = stage()
+    count, controls = stage()
     shutil.rmtree(HTML, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", BUILD / "doctrees", SOURCE, HTML]
     code = subprocess.call(list(map(str, command)))
@@ -122,6 +138,7 @@ def main() -> int:
         size = live.put_model(HTML / "_static" / "live")
         what = f"{size / 1e6:.1f} MB until its first picture" if size else "left out, `make book-runtime` fetches what it needs"
         print(f"The model in the page: {what}.")
+        print(f"The notebooks' controls: {about_controls(controls)}")
         print(f"The book: {count} pages in {HTML.relative_to(ROOT)}, made in {time.monotonic() - start:.0f} s.")
     return code
 

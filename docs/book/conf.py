@@ -15,6 +15,7 @@ exclude_patterns = ["_build"]
 templates_path = []
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = [("frames.js", {"defer": "defer"})]
 html_favicon = "_static/favicon.png"
 html_theme = "sphinx_book_theme"
 html_title = project

@@ -52,6 +52,7 @@ def open_page(browser, book):
 
     def start(name: str, width: int = 1280, **settings):
         page = browser.new_page(viewport={"width": width, "height": 900}, **settings)
+        page.set_default_timeout(MINUTES)
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on(
