@@ -7,8 +7,6 @@ PYTHON  ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do 
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 ROOT_OK := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-# A waiting OpenMP thread otherwise spins, which slows every other process on a small machine many times.
-export OMP_WAIT_POLICY ?= PASSIVE
 # The kernel of this environment comes before one of the same name in the user's home folder.
 export JUPYTER_PREFER_ENV_PATH := 1
 
@@ -25,9 +23,12 @@ venv: $(STAMP) ## Create .venv and install everything (TORCH_INDEX=<url>: take t
 SETTINGS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}, \
 	"@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": true}}}
 
+# How the threads of notebooks wait: see ldm_tutorial/threads.py, which settles the same where Jupyter is started by hand.
+SLEEPING := OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE}
+
 lab: $(STAMP) ## Set up, then open JupyterLab at notebook 00 (LAB_ARGS="--no-browser --port 9000" and the like)
 	@mkdir -p .venv/share/jupyter/lab/settings && echo '$(SETTINGS)' > .venv/share/jupyter/lab/settings/overrides.json
-	@$(PY) -m jupyterlab --ServerApp.root_dir=$(or $(LAB_ROOT),.) --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb $(ROOT_OK) $(LAB_ARGS)
+	@$(SLEEPING) $(PY) -m jupyterlab --ServerApp.root_dir=$(or $(LAB_ROOT),.) --LabApp.default_url=/lab/tree/notebooks/00_overview.ipynb $(ROOT_OK) $(LAB_ARGS)
 
 test: $(STAMP) ## Set up, then run the unit tests, every notebook, and the lab and the book in a browser (JOBS=<processes>)
 	@$(PY) -m tests.run $(if $(JOBS),--jobs $(JOBS))
@@ -66,21 +67,18 @@ book-runtime: $(STAMP) ## Fetch what runs the model in the book's pages (once, b
 	@$(PY) docs/book/live.py
 
 notebooks: $(STAMP) ## Re-execute every notebook in place, fold its cells by the rule, write docs/claims.md from what was measured
-	@PYTHONDONTWRITEBYTECODE= LDM_TUTORIAL_STATIC=1 $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
+	@$(SLEEPING) PYTHONDONTWRITEBYTECODE= LDM_TUTORIAL_STATIC=1 $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=600 \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 	@$(PY) -m tests.cells --fold
 	@$(PY) docs/make_claims.py
 
 exercises: $(STAMP) ## Write exercises and solutions from notebooks/exercises/source, and execute what has changed (ARGS="03 05")
-	@PYTHONDONTWRITEBYTECODE= $(PY) -m tests.exercises $(ARGS)
-
-# A training has the machine to itself: there, threads that spin are nearly twice as fast (2 cores, benchmarks/training.md).
-ALONE := env -u OMP_WAIT_POLICY
+	@$(SLEEPING) PYTHONDONTWRITEBYTECODE= $(PY) -m tests.exercises $(ARGS)
 
 weights: $(STAMP) ## Train all shipped weights from nothing (PROFILE=quick|evening|full; minutes on a GPU, hours on a CPU)
-	@$(ALONE) $(PY) -m ldm_tutorial.lab.cli train all --out ldm_tutorial/weights/curios-64 $(if $(PROFILE),--profile $(PROFILE))
-	@$(ALONE) $(PY) -m ldm_tutorial.lab.cli train judge --out ldm_tutorial/weights/judge $(if $(PROFILE),--profile $(PROFILE))
-	@$(ALONE) $(PY) -m ldm_tutorial.lab.cli train baselines --out ldm_tutorial/weights/baselines
+	@$(PY) -m ldm_tutorial.lab.cli train all --out ldm_tutorial/weights/curios-64 $(if $(PROFILE),--profile $(PROFILE))
+	@$(PY) -m ldm_tutorial.lab.cli train judge --out ldm_tutorial/weights/judge $(if $(PROFILE),--profile $(PROFILE))
+	@$(PY) -m ldm_tutorial.lab.cli train baselines --out ldm_tutorial/weights/baselines
 
 stable-diffusion: $(STAMP) ## Online: fetch Stable Diffusion once (2 to 5 GB), draw and store three pictures (MODEL=<hub id or folder>, OUT=<folder>)
 	@$(PY) -m ldm_tutorial.lab.stable_diffusion $(if $(MODEL),"$(MODEL)") $(if $(OUT),--out "$(OUT)")

@@ -215,9 +215,29 @@ def readme() -> str:
     return re.sub(f"{BEGIN}.*?{END}", f"{BEGIN}\n{readme_table()}\n{END}", text, count=1, flags=re.DOTALL)
 
 
+def threads_table() -> str:
+    """The table of docs/architecture.md: milliseconds by way of computing, idle and beside one busy core."""
+    found = json.loads((RESULTS / "threads.json").read_text(encoding="utf-8"))
+    jobs = list(next(iter(found["milliseconds"].values())))
+    lines = ["| milliseconds, idle / beside one busy core | " + " | ".join(jobs) + " |", "|---" * (len(jobs) + 1) + "|"]
+    for way, row in found["milliseconds"].items():
+        cells = [f"{row[j]['idle']['median']:.0f} / {row[j]['busy']['median']:.0f}" if j in row else "" for j in jobs]
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    machine = found["machine"]
+    lines += ["", f"(Medians of {found['rounds']} rounds on {machine['cores']} cores, torch {machine['torch']}.)"]
+    return "\n".join(lines)
+
+
+def architecture() -> str:
+    """The page of the rooms with its table of threads made anew."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return re.sub(f"{BEGIN}.*?{END}", f"{BEGIN}\n{threads_table()}\n{END}", text, count=1, flags=re.DOTALL)
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     pages = {FOLDER / "README.md": model_card(), FOLDER / "DATA_CARD.md": data_card(), ROOT / "README.md": readme()}
+    pages[ROOT / "docs" / "architecture.md"] = architecture()
     for file, text in pages.items():
         file.write_text(text, encoding="utf-8")
         print(f"wrote {file.relative_to(ROOT)}")

@@ -57,10 +57,10 @@ def main() -> None:
     from diffusers import StableDiffusionPipeline
 
     from ldm_tutorial.engine import Engine
-    from ldm_tutorial.engine.engine import available_cores
     from ldm_tutorial.files import WEIGHTS
     from ldm_tutorial.sampling import generators
     from ldm_tutorial.settings import DEFAULT_SAMPLING, Sampling
+    from ldm_tutorial.threads import available_cores
 
     machine.clock, machine.clock_name = time.perf_counter, lambda: "wall clock"  # the engine's threads are not torch's
     pipe = StableDiffusionPipeline.from_pretrained(str(WEIGHTS))

@@ -18,6 +18,7 @@ from .images import to_model, to_picture
 from .models import Models
 from .sampling import build_guide, build_sampler, decode_pictures, denoise, generators
 from .settings import PLAIN_SAMPLING, Sampling, adjust
+from .threads import few_pictures
 
 
 def edit_latents(
@@ -72,7 +73,8 @@ def edit_latents(
             return (1 - new) * given + new * z
 
     guide = build_guide(models, prompts, sampling)
-    return denoise(z, scheduler, guide, streams, first_step, blend, on_step, progress)
+    with few_pictures(len(z)):
+        return denoise(z, scheduler, guide, streams, first_step, blend, on_step, progress)
 
 
 def img2img(models: Models, images, prompts: list[str], seeds: list[int], strength: float = 0.6, **options) -> np.ndarray:

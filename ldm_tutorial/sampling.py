@@ -22,6 +22,7 @@ from .images import to_picture
 from .models import Models
 from .settings import DEFAULT_SAMPLING, SAMPLER_NAMES, Sampling, adjust
 from .storage.schedules import OTHERS, REFUSALS, check_schedule, reason
+from .threads import few_pictures
 
 SAMPLERS = {
     "ddim": DDIMScheduler,
@@ -185,7 +186,8 @@ def sample_latents(
     if latents is not None:
         z = latents.to(z)
     z = z * scheduler.init_noise_sigma  # 1 for most; Euler's steps count noise in other units
-    return denoise(z, scheduler, guide, streams, on_step=on_step, progress=progress)
+    with few_pictures(len(z)):
+        return denoise(z, scheduler, guide, streams, on_step=on_step, progress=progress)
 
 
 def decode_quickly(models: Models, latents: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ldm_tutorial.threads import available_cores, one_thread_each
+
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 600  # seconds: no cell needs two minutes, but the machine may be busy
 NOT_SLOW = ["-m", "not slow"]
@@ -54,16 +56,14 @@ def find_notebooks() -> list[Path]:
 
 def default_jobs() -> int:
     """One process a core, while each has 3 GB of memory to itself; no more than 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(cores, 8, int(memory / 3e9)))
+    return max(1, min(available_cores(), 8, int(memory / 3e9)))
 
 
 def environment() -> dict[str, str]:
     """One torch thread a process, none of them spinning, and no network: the course must work without."""
-    one_thread = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    return {**os.environ, **one_thread, **offline, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **one_thread_each(), **offline, "PYTHONUNBUFFERED": "1"}
 
 
 def run(phase: str, *arguments: object) -> Result:

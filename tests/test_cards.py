@@ -28,6 +28,7 @@ def results(name: str) -> dict:
         ("ldm_tutorial/weights/README.md", cards.model_card),
         ("ldm_tutorial/weights/DATA_CARD.md", cards.data_card),
         ("README.md", cards.readme),
+        ("docs/architecture.md", cards.architecture),
     ],
 )
 def test_made_from_the_measured_numbers(name, make):

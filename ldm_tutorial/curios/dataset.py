@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import random
 import signal
 import threading
@@ -24,6 +23,7 @@ from torch.utils.data import Dataset
 from ..errors import UserError
 from ..files import atomic_write, cache_folder, disk_errors
 from ..images import to_model
+from ..threads import available_cores
 from . import render
 from .captions import caption
 from .shapes import OBJECTS as SHAPES
@@ -211,8 +211,7 @@ def _render_missing(jobs: list[tuple], progress: bool) -> None:
 
     todo = [job for job in jobs if not any(path.exists() for path in _places(*job))]
     total = sum(stop - start for _, start, stop, *_ in todo)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, 16, len(todo)) if jobs[0][-1] == "cpu" else 1
+    workers = min(available_cores(), 16, len(todo)) if jobs[0][-1] == "cpu" else 1
     with tqdm(total=total, desc=f"render {jobs[0][0]}", unit=" pictures", disable=not (progress and todo)) as bar:
         pool = None
         if workers > 1:

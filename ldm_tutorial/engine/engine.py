@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import CHECKSUMS, WEIGHTS, verify_checksums
 from ..settings import DEFAULT_SAMPLING, Sampling, adjust
+from ..threads import available_cores
 from .noise import randn
 from .steps import DDIM, SAMPLERS, UniPC
 
@@ -24,13 +24,6 @@ def missing(folder: str | Path) -> list[str]:
     folder = Path(folder)
     wanted = [*GRAPHS.values(), SETTINGS, "tokenizer/tokenizer.json"]
     return [name for name in wanted if not (folder / name).exists()]
-
-
-def available_cores() -> int:
-    """How many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def unsupported(sampling: Sampling) -> str:
@@ -101,7 +94,7 @@ class Engine:
         )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # benchmarks/threads.py says why
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see threads.py
         self.sessions = {}
         for name, file in GRAPHS.items():
             try:

@@ -59,8 +59,11 @@ def run(arguments: list[str]) -> int:
     """Run a command and say in one sentence what went wrong, if anything; returns the exit status."""
     from ..errors import Interrupted, UserError
     from ..files import disk_reason
+    from ..threads import share_the_machine
     from .commands import app
 
+    if arguments[:1] != ["train"]:  # a training has the machine to itself
+        share_the_machine()
     try:
         return app([expand_home(a) for a in arguments] or ["--help"], prog_name="ldm", standalone_mode=False) or 0
     except Exception as error:

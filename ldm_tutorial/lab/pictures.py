@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import atomic_write, disk_errors
 from ..notebook.picture_files import load_picture, to_square
+from ..threads import available_cores
 from .tables import HUB, Rows, folder_rows, hub_rows
 
 MINIMUM = 20  # pictures: 16 to learn from and 4 kept aside
@@ -42,7 +42,7 @@ def read_pictures(found: Rows, side: int, progress: bool = True) -> Tensor:
         images[i] = to_square(image, side)
         return None
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, available_cores())) as pool:
         results = pool.map(read, range(len(images)))
         for fault in tqdm(results, total=len(images), desc="read pictures", disable=not progress):
             if fault:

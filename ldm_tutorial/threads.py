@@ -1,0 +1,75 @@
+"""How many threads compute, and what they do while they wait: the one place that says it. Nothing here imports torch.
+
+Measured by ``benchmarks/threads.py`` (the table stands in docs/architecture.md), on an idle machine and beside one busy core:
+
+- Threads of torch that wait for each other spin. Beside a busy core that makes everything 6 to 14 times slower, so in notebooks
+  and in ``ldm`` they sleep (``OMP_WAIT_POLICY=PASSIVE``): at most 1.7 times slower on an idle machine.
+- One picture at a time: steps so short that waking a thread costs more than it does; one core is left free.
+- Batches and live trainings: all cores.
+- Trainings by ``ldm train``, which have the machine to themselves: all cores, spinning.
+- The engine: all cores, sleeping. Rendering: as many processes as cores, one thread in each.
+
+A setting of the user's (the names in ``WAITING`` and ``COUNTS``) is never changed, and a number given to
+``torch.set_num_threads`` never exceeded.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE"}  # read once, when torch is loaded
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # by any of these a user says how threads wait,
+COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # and by these how many there are
+FEW = 2  # pictures made at once; between 2 and 16 nothing was measured
+
+
+def available_cores() -> int:
+    """How many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def one_thread_each() -> dict[str, str]:
+    """Environment variables for processes that share the cores, such as those of the tests."""
+    return {**dict.fromkeys(COUNTS, "1"), **SLEEPING}
+
+
+def share_the_machine() -> None:
+    """Let threads that wait sleep, in this process and those that it starts: a notebook's first cell and ``ldm`` do so.
+
+    It has to come before torch is loaded. Where torch is there already, one core is left free in its place.
+    """
+    if any(name in os.environ for name in WAITING):
+        return
+    if "torch" in sys.modules:
+        _leave_a_core()
+    else:
+        os.environ.update(SLEEPING)
+
+
+@contextmanager
+def few_pictures(count: int) -> Iterator[None]:
+    """Inside, torch leaves a core free where the pictures made at once are few and its threads sleep while they wait."""
+    if count > FEW or os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
+        yield
+        return
+    before = _leave_a_core()
+    try:
+        yield
+    finally:
+        if before:
+            sys.modules["torch"].set_num_threads(before)
+
+
+def _leave_a_core() -> int:
+    """How many threads torch had, where that was changed; else 0."""
+    torch = sys.modules["torch"]
+    before, fewer = torch.get_num_threads(), max(1, available_cores() - 1)
+    if before <= fewer or any(name in os.environ for name in COUNTS):
+        return 0
+    torch.set_num_threads(fewer)
+    return before
