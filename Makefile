@@ -23,7 +23,7 @@ venv: $(STAMP) ## Create .venv and install everything (TORCH_INDEX=<url>: take t
 SETTINGS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}, \
 	"@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": true}}}
 
-# How the threads of notebooks wait: see ldm_tutorial/threads.py, which settles the same where Jupyter is started by hand.
+# How the threads of notebooks wait: see ldm_tutorial/storage/threads.py, which settles the same where Jupyter is started by hand.
 SLEEPING := OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE}
 
 lab: $(STAMP) ## Set up, then open JupyterLab at notebook 00 (LAB_ARGS="--no-browser --port 9000" and the like)

@@ -60,7 +60,7 @@ def main() -> None:
     from ldm_tutorial.files import WEIGHTS
     from ldm_tutorial.sampling import generators
     from ldm_tutorial.settings import DEFAULT_SAMPLING, Sampling
-    from ldm_tutorial.threads import available_cores
+    from ldm_tutorial.storage.threads import available_cores
 
     machine.clock, machine.clock_name = time.perf_counter, lambda: "wall clock"  # the engine's threads are not torch's
     pipe = StableDiffusionPipeline.from_pretrained(str(WEIGHTS))

@@ -18,7 +18,7 @@ from .images import to_model, to_picture
 from .models import Models
 from .sampling import build_guide, build_sampler, decode_pictures, denoise, generators
 from .settings import PLAIN_SAMPLING, Sampling, adjust
-from .threads import few_pictures
+from .storage.threads import few_pictures
 
 
 def edit_latents(

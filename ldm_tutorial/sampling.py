@@ -22,7 +22,7 @@ from .images import to_picture
 from .models import Models
 from .settings import DEFAULT_SAMPLING, SAMPLER_NAMES, Sampling, adjust
 from .storage.schedules import OTHERS, REFUSALS, check_schedule, reason
-from .threads import few_pictures
+from .storage.threads import few_pictures
 
 SAMPLERS = {
     "ddim": DDIMScheduler,

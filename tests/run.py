@@ -14,7 +14,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ldm_tutorial.threads import available_cores, one_thread_each
+from ldm_tutorial.storage.threads import available_cores, one_thread_each
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 600  # seconds: no cell needs two minutes, but the machine may be busy

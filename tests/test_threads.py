@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from ldm_tutorial import threads
+from ldm_tutorial.storage import threads
 from tests.run import ROOT, environment
 
 OWN = (*threads.WAITING, *threads.COUNTS)
@@ -54,12 +54,12 @@ def test_a_training_has_the_machine_to_itself():
 
 
 def test_nothing_is_set_by_an_import_and_no_torch_is_loaded():
-    assert python("import sys, ldm_tutorial.threads; print('torch' in sys.modules)\n" + ASK) == "False\nNone"
+    assert python("import sys, ldm_tutorial.storage.threads; print('torch' in sys.modules)\n" + ASK) == "False\nNone"
 
 
 def test_the_sleeping_is_in_time_for_torch():
     """The OpenMP that torch loads afterwards says how its threads wait, where it can be asked (GNU's and LLVM's can)."""
-    code = "from ldm_tutorial.threads import share_the_machine; share_the_machine(); import torch; torch.ones(9).sum()"
+    code = "from ldm_tutorial.storage.threads import share_the_machine; share_the_machine(); import torch; torch.ones(9).sum()"
     done = subprocess.run(
         [sys.executable, "-c", code], env=CLEAN | {"OMP_DISPLAY_ENV": "true"}, cwd=ROOT, capture_output=True, text=True
     )

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from ..errors import UserError
 from ..files import atomic_write, cache_folder, disk_errors
 from ..images import to_model
-from ..threads import available_cores
+from ..storage.threads import available_cores
 from . import render
 from .captions import caption
 from .shapes import OBJECTS as SHAPES

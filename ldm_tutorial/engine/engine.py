@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import CHECKSUMS, WEIGHTS, verify_checksums
 from ..settings import DEFAULT_SAMPLING, Sampling, adjust
-from ..threads import available_cores
+from ..storage.threads import available_cores
 from .noise import randn
 from .steps import DDIM, SAMPLERS, UniPC
 
@@ -94,7 +94,7 @@ class Engine:
         )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see threads.py
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see storage/threads.py
         self.sessions = {}
         for name, file in GRAPHS.items():
             try:

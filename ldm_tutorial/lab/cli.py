@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
     """Run a command and say in one sentence what went wrong, if anything; returns the exit status."""
     from ..errors import Interrupted, UserError
     from ..files import disk_reason
-    from ..threads import share_the_machine
+    from ..storage.threads import share_the_machine
     from .commands import app
 
     if arguments[:1] != ["train"]:  # a training has the machine to itself

@@ -19,10 +19,11 @@ from ..curios.vocabulary import note_unknown_words
 from ..errors import UserError
 from ..images import to_picture
 from ..models import Models
-from ..sampling import DEFAULT_SAMPLING, decode_quickly, sample
+from ..sampling import DEFAULT_SAMPLING, Sampling, decode_quickly, sample
 from ..storage.about import EXAMPLE
 from ..text import check_prompt
 from .controls import Control, step
+from .fast import FastPictures
 from .figures import heat_map, pictures, stack
 
 START = {
@@ -80,6 +81,7 @@ class Playground(Control):
             return kind(value=value, description=name, tooltip=tip, **look, **more)
 
         self.models = models
+        self.fast = FastPictures(models)
         self.picture: np.ndarray = BLANK
         self.heat: np.ndarray | None = None
         self.made: dict[tuple, tuple[np.ndarray, dict]] = {}
@@ -112,13 +114,7 @@ class Playground(Control):
         wish = (prompt, negative, str(number), steps, guidance)  # in the order of the knobs
         if wish not in self.made:
             sampling = replace(DEFAULT_SAMPLING, steps=steps, guidance_scale=guidance, negative_prompt=negative)
-            look = self._preview(steps)
-            with record_inputs(self.models.unet) as inputs:
-                picture = sample(self.models, [prompt], [number], sampling, on_step=look, progress=False)[0]
-            # Every fourth step, and of its batch the half that read the prompt, tell enough and fill less memory.
-            for calls in inputs.values():
-                calls[:] = [x[-1:] for x in calls[::4]]
-            self.made[wish] = picture, inputs
+            self.made[wish] = self._make(prompt, number, sampling)
         self.picture, inputs = self.made[wish]
         self.knobs["word"].options = list(dict.fromkeys(re.findall(r"[\w-]+", prompt.lower())))
         text = note_unknown_words(prompt) or f"{prompt}, seed {number}"
@@ -140,6 +136,22 @@ class Playground(Control):
         self._list(wish)
         return self._sheet(self.picture, self.heat, shown), text
 
+    def _make(self, prompt: str, seed: int, sampling: Sampling) -> tuple[np.ndarray, dict]:
+        """A picture, and what the layers of cross-attention were given while it was made: in every fourth step, and of a batch
+        the half that read the prompt, which tells enough and fills less memory. By the engine the picture is there first."""
+        look = self._preview(sampling.steps)
+        drawn = self.fast.draw(prompt, seed, sampling, look)
+        if drawn is not None:
+            picture, given = drawn
+            if Control.at_work is self:
+                step("The picture is there; where the word acts follows ...", self._sheet(picture, None, "", picture))
+            return picture, self.fast.inputs(prompt, given)
+        with record_inputs(self.models.unet) as inputs:
+            picture = sample(self.models, [prompt], [seed], sampling, on_step=look, progress=False)[0]
+        for calls in inputs.values():
+            calls[:] = [x[-1:] for x in calls[::4]]
+        return picture, inputs
+
     def _strength(self, prompt: str, change: torch.Tensor, noun: str, inputs: dict) -> float:
         """How much a word changes, as a share of what the object's word changes; 1 where that one does not stand there."""
         try:
@@ -147,9 +159,9 @@ class Playground(Control):
         except UserError:
             return 1.0
 
-    def _sheet(self, picture: np.ndarray, heat: np.ndarray | None, word: str) -> Image.Image:
+    def _sheet(self, picture: np.ndarray, heat: np.ndarray | None, word: str, *newest: np.ndarray) -> Image.Image:
         """The picture, the heat map, and the last pictures made in a row below; always of one size."""
-        last = [made for made, _ in list(self.made.values())[-LAST:]]
+        last = [*(made for made, _ in self.made.values()), *newest][-LAST:]
         return stack([heat_map(picture, heat, word[:24], size=3.2), pictures(last or [BLANK], None, LAST)])
 
     def _preview(self, steps: int) -> Callable:
