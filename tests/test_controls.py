@@ -9,6 +9,7 @@ import signal
 import ipywidgets as w
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -325,3 +326,43 @@ def test_every_control_of_the_playground_is_labelled_and_takes_the_keyboard(play
     assert len({k.description for k in named}) == len(named)
     assert not any(k.continuous_update for k in play.knobs.values()), "draw when Enter is pressed or a slider is let go"
     assert isinstance(play.picture, np.ndarray)
+
+
+def test_the_playground_draws_with_the_engine_where_it_computes_the_same(monkeypatch):
+    """The same pictures and maps as by torch; the picture is shown before the map; with other weights torch draws again."""
+    from ldm_tutorial.checkpoints import load_models
+
+    models = load_models(device="cpu")
+    play = Playground(models)
+    assert play.fast.engine is not None
+    by_torch = Playground(models)
+    monkeypatch.setattr(by_torch.fast, "draw", lambda *_: None)
+    for values in ({"seed": "11"}, {"seed": "12", "negative": "a blue background", "steps": 5}):
+        play.put(**values)
+        by_torch.put(**values)
+        assert abs(play.picture.astype(int) - by_torch.picture).max() <= 1
+        assert abs(play.heat - by_torch.heat).max() < 1e-3 and play.message == by_torch.message
+
+    said = []
+    monkeypatch.setattr(play, "_paint", lambda content, text: said.append(text))
+    monkeypatch.setattr(Control, "at_work", play)
+    play.put(seed="13")
+    monkeypatch.setattr(Control, "at_work", None)
+    assert said[-2].startswith("The picture is there") and "right: where 'avocado' acts" in said[-1]
+
+    before = play.picture
+    with torch.no_grad():
+        models.unet.conv_out.weight.mul_(0.9)
+    play.put(seed="14")
+    assert play.fast.engine is None, "the exported graphs hold other weights now"
+    play.put(seed="13")
+    assert (play.picture == before).all(), "what was made comes back"
+
+
+def test_no_engine_without_a_folder_or_off_the_cpu(tiny, monkeypatch):
+    from ldm_tutorial.models import Models
+    from ldm_tutorial.notebook.fast import matching_engine
+
+    assert matching_engine(tiny[0]) is None
+    monkeypatch.setattr(Models, "device", torch.device("meta"))
+    assert matching_engine(tiny[0]) is None

@@ -73,18 +73,8 @@ def test_versions_agree():
 
 def test_without_torch():
     """What answers at once: `ldm --help`, a wrong option, the doctor before it looks, and the parts that the engine needs."""
-    names = [
-        "errors",
-        "files",
-        "settings",
-        "threads",
-        "storage.about",
-        "text",
-        "curios.vocabulary",
-        "lab.cli",
-        "notebook.doctor",
-    ]
-    names += ["practice.progress"]
+    names = ["errors", "files", "settings", "storage.about", "storage.threads", "text", "curios.vocabulary", "lab.cli"]
+    names += ["notebook.doctor", "practice.progress"]
     code = f"""
 import importlib, sys
 for name in {names}:

@@ -64,7 +64,7 @@ def report(only_problems: bool = False, findings: list[Finding] | None = None) -
     """Print the findings (of `diagnose`, unless given), each with its advice; True if there is no fault.
 
     With `only_problems` it prints to stderr, and nothing at all when all is well: a notebook that begins with it then
-    shows the same output on every machine. It is also where a notebook's threads are settled (:mod:`ldm_tutorial.storage.threads`).
+    shows the same output on every machine. It also settles how threads wait (:mod:`storage.threads`).
     """
     share_the_machine()
     findings = diagnose() if findings is None else findings
