@@ -362,6 +362,8 @@ def compare(case: Mapping[str, object], result: object, expected: object, name: 
     if result is None:
         return f"{start}{name} gives nothing: end it with a line that begins with return"
     ours, theirs = as_numbers(result), as_numbers(expected)
+    if theirs is None and holds_tensors(expected) and isinstance(result, (list, tuple)):
+        return start + compare_parts(result, expected, name)  # type: ignore[arg-type]
     if theirs is not None and ours is None:
         return f"{start}{name} should give numbers, and it gives {describe(result)}"
     if ours is not None and theirs is not None and ours.shape != theirs.shape:
@@ -375,6 +377,21 @@ def compare(case: Mapping[str, object], result: object, expected: object, name: 
             f"{start}{theirs.flatten()[place]:.4g} is expected at {index}, and {name} gives {ours.flatten()[place]:.4g} there"
         )
     return f"{start}{describe(expected)} is expected, and {name} gives {describe(result)}"
+
+
+def holds_tensors(value: object) -> bool:
+    """Whether it is a list with a tensor in it, or in a list in it."""
+    return isinstance(value, (list, tuple)) and any(isinstance(part, Tensor) or holds_tensors(part) for part in value)
+
+
+def compare_parts(result: Sequence, expected: Sequence, name: str) -> str:
+    """The first difference of two lists of things that are no numbers, or of different shapes."""
+    if len(result) != len(expected):
+        return f"{len(expected)} parts are expected, and {name} gives {len(result)}"
+    place = next(i for i, (ours, theirs) in enumerate(zip(result, expected, strict=True)) if not agree(ours, theirs))
+    if result[place] is None:
+        return f"part {place + 1} of the {len(expected)} that {name} gives is None"
+    return f"in part {place + 1} of {len(expected)}, {compare({}, result[place], expected[place], name)}"
 
 
 def endless(name: str, seconds: str, line: str) -> str:

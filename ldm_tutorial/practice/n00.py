@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping, Sequence
 
+import torch
+from torch import Tensor
+
+from ..curios.dataset import draw
+from ..curios.render import Scene
+from ..curios.shapes import OBJECTS as SHAPES
+from ..curios.shapes import Shape
 from ..curios.vocabulary import note_unknown_words, parse
-from .exercise import Build, Choice, Find, Mistake, normal
+from .exercise import Build, Choice, Find, Mistake, describe, normal, time_limit
 
 
 def _words(prompt):
@@ -151,4 +158,152 @@ unknown_to_it = Find(
     "0.3",
     fault=_fault,
     because="a model can draw only what its training pictures and captions show, and it draws the rest of the prompt without a warning",
+)
+
+
+def _distances(film, root=True, by=None, to=-1, whole=1):
+    end = film[to]
+    found = []
+    for z in film:
+        share = (whole * z - end).norm() / (end if by is None else by(z)).norm()
+        found.append(share if root else share**2)
+    return found
+
+
+def _film(*shape: int, steps: int, seed: int) -> list[Tensor]:
+    """In the place of a sampling run: latents that come nearer to their end."""
+    noise, end = normal(*shape, seed=seed), 1.3 * normal(*shape, seed=seed + 1)
+    return [(1 - i / steps) * noise + i / steps * end for i in range(steps + 1)]
+
+
+distance_to_go = Build(
+    "0.4",
+    right=_distances,
+    cases=[
+        {"film": [torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 1.0]])]},
+        {"film": _film(1, 2, 4, 4, steps=4, seed=1)},
+    ],
+    mistakes=[
+        Mistake(
+            "the square root is missing: the size of a tensor is the root of the sum of its squares",
+            lambda film: _distances(film, root=False),
+        ),
+        Mistake(
+            "each distance was divided by the size of the latents of its own moment, where that of the final latents is meant",
+            lambda film: _distances(film, by=lambda z: z),
+        ),
+        Mistake("the distance was not divided by anything", lambda film: [(z - film[-1]).norm() for z in film]),
+        Mistake(
+            "this is the way from the first latents, where the way to the last ones is asked for",
+            lambda film: _distances(film, to=0),
+        ),
+        Mistake(
+            "the sizes were subtracted from each other, where the tensors should be: two tensors of the same size can be far apart",
+            lambda film: [(z.norm() - film[-1].norm()).abs() / film[-1].norm() for z in film],
+        ),
+        Mistake(
+            "absolute values were added up, where squares and a root are meant",
+            lambda film: [(z - film[-1]).abs().sum() / film[-1].abs().sum() for z in film],
+        ),
+        Mistake(
+            "this is the way from each moment to the next one, where the way to the end is asked for",
+            lambda film: [(z - after).norm() / film[-1].norm() for z, after in zip(film, [*film[1:], film[-1]], strict=True)],
+        ),
+        Mistake(
+            "the last number, 0, is missing: one number for each tensor of film is asked for",
+            lambda film: _distances(film)[:-1],
+        ),
+    ],
+)
+
+PARTS = ("name", "distance", "caption")
+SIDE = 49  # so many points in a row, to look at a distance function
+STEEPEST = 1.5  # a true distance changes by 1 where the place does; those of rounded shapes are not quite true
+
+
+def _grid(side: int, reach: float = 1.2) -> Tensor:
+    """Points [3, side**3] that fill the space from -reach to reach."""
+    line = torch.linspace(-reach, reach, side)
+    return torch.stack(torch.meshgrid(line, line, line, indexing="ij")).reshape(3, -1)
+
+
+def draw_object(made: Mapping, dressed: Sequence[tuple[str, str]]) -> tuple[Tensor, list[str]]:
+    """An object of one's own in some (material, background): bytes [N, 64, 64, 3], and the caption of each."""
+    points = _grid(49)
+    inside = points[:, made["distance"](points) < 0.03]  # [3, R]
+    low, high = inside.min(dim=1).values - 0.03, inside.max(dim=1).values + 0.03
+    name = "your own"
+    corners = tuple(low.tolist()), tuple(high.tolist())
+    SHAPES[name] = Shape(lambda p: {"body": made["distance"](p)}, *corners)  # type: ignore[arg-type]
+    try:
+        images, _ = draw([Scene(name, material, background) for material, background in dressed])
+    finally:
+        del SHAPES[name]
+    return images, [made["caption"].format(material=material, background=background) for material, background in dressed]
+
+
+def _fault_of_caption(name: str, caption: str) -> str | None:
+    if "{material}" not in caption or "{background}" not in caption:
+        return "the caption should hold {material} and {background}, which are filled in for each picture"
+    for material, background in (("gold", "pink"), ("wood", "blue"), ("cheese", "green")):
+        text = caption.format(material=material, background=background)
+        if name.lower() not in text.lower():
+            return f"the caption should name the object, and {name!r} is not in {text!r}"
+        if parse(text)[1:] != (material, background):
+            return f"of the caption {text!r} the course reads {parse(text)[1] or 'nothing'} as the material and {parse(text)[2] or 'nothing'} as the background: word it as the captions of Curios are worded"
+    return None
+
+
+def _fault_of_distance(distance) -> str | None:
+    points = _grid(SIDE)
+    with time_limit():
+        far = distance(points.clone())
+    if far is None:
+        return "the function distance gives nothing: end it with a line that begins with return"
+    if not isinstance(far, Tensor) or list(far.shape) != [SIDE**3]:
+        shape = list(far.shape) if isinstance(far, Tensor) else describe(far)
+        return f"for points [3, {SIDE**3}] distances [{SIDE**3}] are expected, and distance gives {shape}"
+    if not far.is_floating_point() or not far.isfinite().all():
+        return "a distance is a finite number with decimals, and some of these are not"
+    if not torch.equal(far, distance(points.clone())):
+        return "the same points got other distances the second time: an object must depend on the place alone"
+    inside = far < 0
+    if not inside.any():
+        return "no point has a distance below 0, so there is nothing to see: inside the object the distance is negative"
+    cube = far.reshape(SIDE, SIDE, SIDE)
+    if (cube[[0, 0, 0, -1, -1, -1], [0, 0, -1, 0, -1, -1], [0, -1, 0, -1, 0, -1]] < 0).all():
+        return "the corners of the space lie inside the object: the distance should be negative inside and positive outside"
+    if (points[:, inside].abs() > 1.01).any():
+        return "the object reaches beyond -1 or 1, where the picture ends: make it smaller or move it to the middle"
+    steep = max(cube.diff(dim=axis).abs().max().item() for axis in range(3)) / (2.4 / (SIDE - 1))
+    if steep > STEEPEST:
+        return f"the distance changes {steep:.1f} times as fast as the place, so the renderer would step through the surface: a distance in space changes at most as fast as the place (is a square root missing?)"
+    body = points[:, inside]
+    from_middle = (body - body.mean(dim=1, keepdim=True)).norm(dim=0)
+    radius = (3 * body.shape[1] * (2.4 / (SIDE - 1)) ** 3 / (4 * torch.pi)) ** (1 / 3)
+    if from_middle.max() < 1.12 * radius:
+        return "this is a single ball: put it together from at least two shapes"
+    return None
+
+
+def _fault_of_object(made: object) -> str | None:
+    if not isinstance(made, Mapping) or any(part not in made for part in PARTS):
+        return 'my_object should be a dictionary with "name", "distance" and "caption"'
+    name, distance, caption = (made[part] for part in PARTS)
+    if not isinstance(name, str) or not name.strip() or not isinstance(caption, str):
+        return "name and caption should be texts in quotes"
+    if parse(name)[0] is not None:
+        return f"Curios has {parse(name)[0]!r} already: choose an object that it lacks"
+    if not callable(distance):
+        return f"distance should be a function, and it is {describe(distance)}"
+    fault = _fault_of_distance(distance) or _fault_of_caption(name, caption)
+    if fault is None:
+        draw_object(made, [("gold", "pink")])
+    return fault
+
+
+my_object = Find(
+    "0.5",
+    fault=_fault_of_object,
+    because="the renderer can draw your object in every material, and the caption says what each picture shows",
 )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..curios.dataset import draw
+from ..curios.dataset import draw, scene_at
 from ..curios.materials import MATERIALS, Surface
 from ..curios.render import Scene
+from ..errors import UserError
+from ..images import to_model
 from .exercise import Build, Find, Mistake, Number, describe, time_limit
 
 
@@ -154,4 +160,110 @@ def _fault(material: object) -> str | None:
 
 my_material = Find(
     "1.4", fault=_fault, because="your material has a colour for every place, and the renderer can draw any object in it"
+)
+
+
+def write_pictures(folder: Path | str) -> Path:
+    """Seven renders of Curios as files of other sizes and kinds, in place of a folder of one's own; returns the folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    images, _ = draw([scene_at("validation", index)[0] for index in range(3, 220, 36)], size=192)
+    for k, image in enumerate(images.numpy()):
+        picture = Image.fromarray(image)
+        if k % 2:
+            picture = picture.crop((0, 16, 192, 176))  # 192 wide, 160 high
+        picture.save(folder / f"picture-{k}.{'jpg' if k % 3 else 'png'}")
+    (folder / "notes.txt").write_text("No picture: a folder of one's own holds such files too.", encoding="utf-8")
+    return folder
+
+
+@cache
+def _four() -> Tensor:
+    """Four renders, bytes [4, 64, 64, 3], each with a bright corner, so that none looks alike when turned or mirrored."""
+    images, _ = draw([scene_at("validation", index)[0] for index in (13, 48, 128, 150)])
+    images[:, 4:24, 2:36] = torch.tensor([250, 120, 0], dtype=torch.uint8)
+    return images
+
+
+def _write_cases(folder: Path) -> tuple[list[str], Tensor]:
+    """Files that are easy to read wrongly, with their names in order, and the pictures that they hold, [4, 3, 64, 64]."""
+    images = _four()
+    exact, wide, large, turned = (Image.fromarray(image) for image in images.numpy())
+    exact.save(folder / "a.png")
+    sheet = Image.new("RGB", (112, 64), "magenta")  # what lies beside the square in the middle
+    sheet.paste(wide, (24, 0))
+    sheet.save(folder / "b-wide.png")
+    large.resize((128, 128), Image.Resampling.NEAREST).save(folder / "c-large.png")
+    tag = Image.Exif()
+    tag[0x0112] = 3  # stored upside down: "turn me by 180 degrees"
+    turned.rotate(180).save(folder / "d-turned.jpg", quality=95, exif=tag)
+    (folder / "e-notes.txt").write_text("no picture", encoding="utf-8")
+    return ["a.png", "b-wide.png", "c-large.png", "d-turned.jpg"], to_model(images)
+
+
+NEAR = 0.06  # mean difference of pixels from -1 to 1: what resizing and JPEG change is less, another picture far more
+
+
+def _differ(x: Tensor, y: Tensor) -> float:
+    return (x - y).abs().mean().item()
+
+
+def _fault_of_picture(name: str, x: Tensor, expected: Tensor) -> str | None:
+    """What is wrong with one of the pictures that were read."""
+    if _differ(x, expected) < NEAR:
+        return None
+    if _differ(x.flip(1, 2), expected) < NEAR and name.startswith("d"):
+        return (
+            f"{name} stands on its head: it is stored upside down, with a note (EXIF) that says so, and load_picture turns it"
+        )
+    if _differ(x.flip(0), expected) < NEAR:
+        return "red and blue changed places"
+    if _differ(x.transpose(1, 2), expected) < NEAR:
+        return "height and width changed places: permute(0, 3, 1, 2) only moves the channels"
+    if name.startswith("b"):
+        return f"{name} is wider than high, and it was squeezed, or another part than its centre was cut out: to_square cuts the centre out"
+    return f"{name} came out as another picture: are the axes moved with permute, and not with reshape?"
+
+
+def _fault_of_pictures(read: object) -> str | None:
+    if not callable(read):
+        return f"read_folder should be a function, and it is {describe(read)}"
+    with tempfile.TemporaryDirectory() as place:
+        names, expected = _write_cases(Path(place))
+        try:
+            with time_limit():
+                x = read(place)
+        except UserError:
+            return "read_folder stopped at a file that is no picture: load_picture raises a UserError there, which a try around it can catch"
+    if x is None:
+        return "read_folder gives nothing: end it with a line that begins with return"
+    if isinstance(x, (list, tuple)) and len(x) and all(isinstance(part, Tensor) for part in x):
+        return "read_folder gives a list of tensors: torch.stack, or torch.cat, makes one tensor of them"
+    if not isinstance(x, Tensor):
+        return f"a tensor [N, 3, 64, 64] is expected, and read_folder gives {describe(x)}"
+    if list(x.shape) == [len(names), 64, 64, 3]:
+        return "the channels are still the last axis: models read [N, 3, 64, 64]"
+    if x.shape[:1] != (len(names),):
+        return f"the folder held {len(names)} pictures, and read_folder gives a tensor of shape {list(x.shape)}"
+    if x.shape != expected.shape:
+        return f"for {len(names)} pictures the shape {list(expected.shape)} is expected, and read_folder gives {list(x.shape)}"
+    if not x.is_floating_point() or x.max() > 1.01:
+        return "the numbers go up to 255, where models read floats from -1 to 1: to_model does that for a batch of bytes"
+    if x.min() > -0.01:
+        return "the numbers go from 0 to 1, where models read -1 to 1"
+    x = x.detach().cpu().float()
+    if all(_differ(x[i], expected[i]) > NEAR for i in range(len(x))) and all(
+        any(_differ(one, other) < NEAR for other in expected) for one in x
+    ):
+        return "the pictures stand in another order than the names of their files: sort them"
+    if _differ(x[0], expected[0]) < NEAR and any(_differ(x[i], expected[0]) < NEAR for i in range(1, len(x))):
+        return "the first picture stands in several places: does the loop append the picture of its own file?"
+    faults = [_fault_of_picture(*one) for one in zip(names, x, expected, strict=True)]
+    return next((fault for fault in faults if fault), None)
+
+
+read_folder = Find(
+    "1.5",
+    fault=_fault_of_pictures,
+    because="your function reads every picture of a folder, upright and square, and leaves out what is no picture",
 )

@@ -118,11 +118,26 @@ def _vae():
     return AutoencoderKL.from_pretrained(str(WEIGHTS / "vae")).float().eval().requires_grad_(False)
 
 
+@torch.no_grad()
+def encode(x: Tensor) -> Tensor:
+    """Pictures [B, 3, 64, 64] -> latents, as they come out of the shipped encoder."""
+    return _vae().encode(x.float()).latent_dist.mode()
+
+
+@torch.no_grad()
+def decode(z: Tensor) -> Tensor:
+    """Latents, as they come out of the shipped encoder -> pictures from -1 to 1."""
+    return _vae().decode(z).sample.clamp(-1, 1)
+
+
+def scale_factor() -> float:
+    """The scale factor of the shipped autoencoder."""
+    return _vae().config.scaling_factor
+
+
 def reconstruct(picture: Tensor) -> Tensor:
     """A picture [3, 64, 64] from -1 to 1 -> what the shipped autoencoder makes of it, in the same form."""
-    with torch.no_grad():
-        z = _vae().encode(picture[None].float()).latent_dist.mode()
-        return _vae().decode(z).sample[0].clamp(-1, 1)
+    return decode(encode(picture[None]))[0]
 
 
 def _fault(picture: object) -> str | None:
@@ -142,4 +157,143 @@ ruined_picture = Find(
     "2.3",
     fault=_fault,
     because="the autoencoder keeps what its training pictures have, surfaces and edges, and loses fine patterns that they never had",
+)
+
+
+def _encode(x):
+    """In the place of an encoder: latents of a standard deviation far from 1."""
+    return 4 * x - 0.8
+
+
+def _decode(z):
+    """In the place of a decoder: it undoes that encoder, and cuts off nothing."""
+    return (z + 0.8) / 4
+
+
+def _noisy_picture(x, eps, a, encode, decode, factor, before=1, after=-1, root=True):
+    """``before`` and ``after``: the powers of the factor by which latents are multiplied before and after noise is added."""
+    p, q = (a**0.5, (1 - a) ** 0.5) if root else (a, 1 - a)
+    z_t = p * encode(x) * factor**before + q * eps
+    return decode(z_t * factor**after)
+
+
+def _scaled(**changes):
+    return lambda x, eps, a, encode, decode, factor: _noisy_picture(x, eps, a, encode, decode, factor, **changes)
+
+
+noisy_picture = Build(
+    "2.4",
+    right=_noisy_picture,
+    given=_scaled(before=0, after=0),
+    cases=[
+        {
+            "x": torch.tensor([[[[0.5]]]]),
+            "eps": torch.tensor([[[[1.0]]]]),
+            "a": 0.64,
+            "encode": _encode,
+            "decode": _decode,
+            "factor": 0.25,
+        },
+        {
+            "x": normal(2, 3, 4, 4, seed=11).clamp(-1, 1),
+            "eps": normal(2, 3, 4, 4, seed=12),
+            "a": 0.36,
+            "encode": _encode,
+            "decode": _decode,
+            "factor": 0.5,
+        },
+    ],
+    mistakes=[
+        Mistake(
+            "the latents are now scaled before the noise is added, but the decoder gets them still scaled: divide by factor first",
+            _scaled(after=0),
+        ),
+        Mistake(
+            "the latents are divided before the decoder, but nothing multiplied them by factor before the noise was added",
+            _scaled(before=0),
+        ),
+        Mistake(
+            "factor was divided by first and multiplied with afterwards: latents times factor have a variance of about 1",
+            _scaled(before=-1, after=1),
+        ),
+        Mistake(
+            "the latents were multiplied by factor a second time before the decoder, where that should be undone",
+            _scaled(after=1),
+        ),
+        Mistake("the scaling is right, but alpha-bar now stands without its square roots", _scaled(root=False)),
+        Mistake(
+            "the picture was scaled, and not its latents",
+            lambda x, eps, a, encode, decode, factor: _noisy_picture(factor * x, eps, a, encode, decode, factor, 0, 0) / factor,
+        ),
+        Mistake(
+            "only the noise was scaled, and the latents were not: their ratio is now the wrong way round",
+            lambda x, eps, a, encode, decode, factor: _noisy_picture(x, factor * eps, a, encode, decode, factor, 0, 0),
+        ),
+    ],
+)
+
+
+def _order(x, seed):
+    return torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+
+
+def _split(x, labels, seed, test=None):
+    order = _order(x, seed)
+    learn, rest = order[: len(x) // 2], order[len(x) // 2 :]
+    rest = rest if test is None else test(order)
+    return x[learn], labels[learn], x[rest], labels[rest]
+
+
+def _out_of_step(x, labels, seed, test=None):
+    generator = torch.Generator().manual_seed(seed)
+    first, second = torch.randperm(len(x), generator=generator), torch.randperm(len(x), generator=generator)
+    half = len(x) // 2
+    begin = half if test is None else test
+    return x[first[:half]], labels[second[:half]], x[first[begin:]], labels[second[begin:]]
+
+
+def _unshuffled(x, labels, seed):
+    half = len(x) // 2
+    return x[:half], labels[:half], x[half:], labels[half:]
+
+
+def _joined(latents_of, labels_of):
+    return latents_of[0], labels_of[1], latents_of[2], labels_of[3]
+
+
+split = Build(
+    "2.5",
+    right=_split,
+    given=lambda x, labels, seed: _out_of_step(x, labels, seed, test=0),
+    cases=[
+        {"x": torch.tensor([[1.0], [2.0], [3.0], [4.0]]), "labels": torch.tensor([10, 20, 30, 40]), "seed": 3},
+        {"x": normal(9, 5, seed=13), "labels": torch.arange(9) * 7 % 10, "seed": 1},
+    ],
+    mistakes=[
+        Mistake(
+            "the test half is now one of its own, but latents and labels are still shuffled by two different orders, so that they do not belong together",
+            _out_of_step,
+        ),
+        Mistake(
+            "latents and labels now belong together, but the test still holds all of them, also those that were learned from",
+            lambda x, labels, seed: _split(x, labels, seed, test=lambda order: order),
+        ),
+        Mistake(
+            "the test half is the half that was learned from",
+            lambda x, labels, seed: _split(x, labels, seed, test=lambda order: order[: len(order) // 2]),
+        ),
+        Mistake("nothing is shuffled: if the pictures stand in some order, the two halves differ in kind", _unshuffled),
+        Mistake(
+            "only the latents are shuffled, and the labels stay where they were",
+            lambda x, labels, seed: _joined(_split(x, labels, seed), _unshuffled(x, labels, seed)),
+        ),
+        Mistake(
+            "the four parts stand in another order: latents and labels to learn from, then latents and labels of the test",
+            lambda x, labels, seed: tuple(_split(x, labels, seed)[k] for k in (0, 2, 1, 3)),
+        ),
+        Mistake(
+            "the two halves changed places: the first half of the order is learned from",
+            lambda x, labels, seed: tuple(_split(x, labels, seed)[k] for k in (2, 3, 0, 1)),
+        ),
+    ],
 )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from functools import cache
 
-from .exercise import ALPHAS, Build, Mistake, Number, normal
+import torch
+from torch import Tensor
+
+from ..curios.dataset import draw, scene_at
+from ..images import to_model
+from .exercise import ALPHAS, Build, Find, Mistake, Number, as_numbers, describe, normal
 
 
 def _share(t, alphas_cumprod):
@@ -163,4 +168,115 @@ forward_steps = Build(
             lambda x, betas, eps: _forward_steps(x, betas, eps.flip(0)),
         ),
     ],
+)
+
+
+def _training_batches(latents, alphas_cumprod, steps, size, seed, again=False, one_noise=False, one_t=False, streams=False):
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for step in range(steps):
+        if again or streams:
+            generator = torch.Generator().manual_seed(seed + step * streams)
+        chosen = torch.randint(len(latents), (size,), generator=generator)
+        t = torch.randint(len(alphas_cumprod), (1 if one_t else size,), generator=generator).expand(size)
+        eps = torch.randn(1 if one_noise else size, *latents.shape[1:], generator=generator)
+        eps = eps[0] if one_noise == "as given" else eps.expand(size, *latents.shape[1:])
+        batches.append((_add_noise(latents[chosen], eps, t, alphas_cumprod), t, eps))
+    return batches
+
+
+def _with(**changes):
+    return lambda latents, alphas_cumprod, steps, size, seed: _training_batches(
+        latents, alphas_cumprod, steps, size, seed, **changes
+    )
+
+
+training_batches = Build(
+    "3.4",
+    right=_training_batches,
+    given=_with(again=True, one_noise="as given"),
+    cases=[
+        {"latents": normal(3, 1, 1, 1, seed=21), "alphas_cumprod": ALPHAS, "steps": 2, "size": 2, "seed": 4},
+        {"latents": normal(6, 2, 3, 3, seed=22), "alphas_cumprod": ALPHAS, "steps": 3, "size": 4, "seed": 9},
+    ],
+    mistakes=[
+        Mistake(
+            "each picture now has noise of its own, but every step still begins the random numbers anew, so that all batches are the same",
+            _with(again=True),
+        ),
+        Mistake(
+            "the batches now differ, but all pictures of a batch still share one noise, which has no axis for the batch",
+            _with(one_noise="as given"),
+        ),
+        Mistake(
+            "the noise now has the right shape, but it is still one and the same for all pictures of a batch",
+            _with(one_noise=True),
+        ),
+        Mistake("all pictures of a batch got the same timestep", _with(one_t=True)),
+        Mistake(
+            "each step has a stream of its own, which begins with seed + step: that works too, but one generator that goes on is asked for",
+            _with(streams=True),
+        ),
+        Mistake(
+            "only the first batch was made: the others are missing",
+            lambda latents, a, steps, size, seed: _training_batches(latents, a, 1, size, seed),
+        ),
+    ],
+)
+
+STRENGTH = 0.07  # of the picture in the noise of exercise 3.5
+
+
+@cache
+def hidden_mug() -> tuple[Tensor, Tensor]:
+    """Noise with a faint mug in it, and the mug with mean 0 and variance 1: both [3, 64, 64]."""
+    mug = to_model(draw([scene_at("validation", 13)[0]])[0])[0].double()
+    pattern = (mug - mug.mean()) / mug.std(correction=0)
+    noise = normal(*mug.shape, seed=31).double()
+    return (noise + STRENGTH * pattern).float(), pattern.float()
+
+
+def _fault_of_strength(found: object) -> str | None:
+    numbers = as_numbers(found)
+    if numbers is None or numbers.numel() != 3:
+        return f"three numbers are expected, the strength and the two ends of its interval, and hidden_strength is {describe(found)}"
+    strength, low, high = numbers.flatten().tolist()
+    hidden, pattern = hidden_mug()
+    count = hidden.numel()
+    expected, half = (hidden * pattern).mean().item(), 1.96 / count**0.5
+    if not numbers.isfinite().all():
+        return "some of these numbers are not finite"
+    if abs(strength - (hidden * pattern).sum().item()) < 0.01 * count * expected:
+        return f"{strength:.4g} is the sum over all places, where their mean is asked for"
+    if abs(strength - hidden.mean().item()) < 5e-4:
+        return "this is the mean of the noise itself: multiply it with the pattern, place by place, before you take the mean"
+    if low <= expected <= high and abs(strength - expected) > 0.001 and abs(low - expected) < 0.001:
+        return "the strength stands first, and then the lower and the upper end"
+    if abs(strength - expected) > 0.001:
+        return f"the strength {strength:.4g} is not what the mean of the products gives"
+    if not low < strength < high:
+        return "the lower end should be below the strength, and the upper end above it"
+    if abs((high - strength) - (strength - low)) > 0.1 * half:
+        return "the two ends should be equally far from the strength"
+    found_half = (high - low) / 2
+    if abs(found_half - half) <= 0.08 * half:
+        return None
+    looks = {
+        half / 1.96: "the factor 1.96 is missing",
+        1.96: "the standard deviation of one product was taken, where that of the mean is meant: divide it by the square root of the number of places",
+        1.96 / count: "1 was divided by the number of places, where its square root is meant",
+        half / 2: "the whole interval is 1.96 standard errors wide, where it should be that much to either side",
+        2 * half: "the interval is twice as wide as it should be",
+        half * 3**0.5: "the places of one channel were counted: three channels have 12,288 numbers",
+    }
+    for wrong, words in looks.items():
+        if abs(found_half - wrong) <= 0.08 * wrong:
+            return f"the strength is right, but its interval reaches {found_half:.4g} to either side; it looks as if {words}"
+    return f"the strength is right, but its interval reaches {found_half:.4g} to either side, which is too {'much' if found_half > half else 'little'}"
+
+
+hidden_strength = Find(
+    "3.5",
+    fault=_fault_of_strength,
+    because=f"the mug was hidden with a strength of {STRENGTH}, which your interval contains, and with 12,288 numbers it is found though no eye can see it",
 )

@@ -156,3 +156,123 @@ learned_numbers = Number(
         5184: "a bias was counted for each pair of an input and an output channel: after summing there is only one for each output channel",
     },
 )
+
+
+class _WithDropout(_Tiny):
+    """In the place of a network with dropout: in training mode one of its two answers is 0 and the other twice as large."""
+
+    def forward(self, z_t, t):
+        answer = super().forward(z_t, t)
+        return 2 * answer * torch.tensor([1.0, 0.0]) if self.training else answer
+
+
+def _validation_loss(model, batches, mode=False, by_size=True, loss_of=F.mse_loss):
+    model.train(mode)
+    with torch.no_grad():
+        sizes = [len(z_t) if by_size else 1 for z_t, t, eps in batches]
+        losses = [loss_of(model(z_t, t), eps) for z_t, t, eps in batches]
+    model.train()
+    return sum(size * loss for size, loss in zip(sizes, losses, strict=True)) / sum(sizes)
+
+
+def _measured(**changes):
+    return lambda model, batches: _validation_loss(model, batches, **changes)
+
+
+def _test_batches(*sizes: int, seed: int) -> list:
+    return [(normal(n, 2, seed=seed + i), torch.arange(n) % 5, normal(n, 2, seed=seed + 50 + i)) for i, n in enumerate(sizes)]
+
+
+def _left_changed(answer):
+    """What the function leaves behind, though its number is right."""
+    model = _WithDropout()
+    before = [weight.clone() for weight in model.parameters()]
+    answer(model, _test_batches(3, 2, seed=30))
+    if not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)):
+        return "the loss is right, but the weights of the model are not what they were: a test only reads them"
+    if not model.training:
+        return "the loss is right, but the model is still in evaluation mode afterwards, so that the training would go on without its dropout: call model.train() at the end"
+    return None
+
+
+validation_loss = Build(
+    "4.4",
+    right=_validation_loss,
+    given=_measured(mode=True, by_size=False),
+    cases=[
+        {"model": _WithDropout(), "batches": _test_batches(2, 1, seed=31)},
+        {"model": _WithDropout(), "batches": _test_batches(6, 6, 2, seed=41)},
+    ],
+    mistakes=[
+        Mistake(
+            "every example now counts the same, but the model is still in training mode, with its dropout: model.eval() is missing",
+            _measured(mode=True),
+        ),
+        Mistake(
+            "the model is now in evaluation mode, but the small last batch still counts as much as a full one: weigh each loss by the size of its batch",
+            _measured(by_size=False),
+        ),
+        Mistake(
+            "the losses of the batches were weighed by their sizes, but their sum was divided by the number of batches",
+            lambda model, batches: _validation_loss(model, batches) * sum(len(batch[0]) for batch in batches) / len(batches),
+        ),
+        Mistake(
+            "the losses were added up and not divided",
+            lambda model, batches: _validation_loss(model, batches) * sum(len(batch[0]) for batch in batches),
+        ),
+        Mistake(
+            "the losses of the batches were added up and divided by the number of examples, though each is a mean already: multiply it by the size of its batch first",
+            lambda model, batches: (
+                _validation_loss(model, batches, by_size=False) * len(batches) / sum(len(batch[0]) for batch in batches)
+            ),
+        ),
+        Mistake(
+            "the squared errors were added up for each example, where their mean is the loss",
+            lambda model, batches: 2 * _validation_loss(model, batches),
+        ),
+        Mistake("only the last batch was counted", lambda model, batches: _validation_loss(model, batches[-1:])),
+    ],
+    also=_left_changed,
+)
+
+
+def _from_v(z_t, v, a):
+    return a**0.5 * z_t - (1 - a) ** 0.5 * v, (1 - a) ** 0.5 * z_t + a**0.5 * v
+
+
+from_v = Build(
+    "4.5",
+    right=_from_v,
+    cases=[
+        {"z_t": torch.tensor([1.0]), "v": torch.tensor([0.5]), "a": 0.64},
+        {"z_t": normal(2, 3, 4, 4, seed=61), "v": normal(2, 3, 4, 4, seed=62), "a": 0.36},
+        {"z_t": normal(1, 3, 4, 4, seed=63), "v": normal(1, 3, 4, 4, seed=64), "a": 0.04},
+    ],
+    mistakes=[
+        Mistake("the noise stands first: the clean latents were asked for first", lambda z_t, v, a: _from_v(z_t, v, a)[::-1]),
+        Mistake(
+            "alpha-bar was used without its square root everywhere",
+            lambda z_t, v, a: (a * z_t - (1 - a) * v, (1 - a) * z_t + a * v),
+        ),
+        Mistake(
+            "v was added where the clean latents are computed: in their formula it is subtracted",
+            lambda z_t, v, a: (a**0.5 * z_t + (1 - a) ** 0.5 * v, _from_v(z_t, v, a)[1]),
+        ),
+        Mistake(
+            "v was subtracted where the noise is computed: in its formula it is added",
+            lambda z_t, v, a: (_from_v(z_t, v, a)[0], (1 - a) ** 0.5 * z_t - a**0.5 * v),
+        ),
+        Mistake(
+            "the two square roots changed places: at a = 1 there is no noise, and the clean latents are z_t",
+            lambda z_t, v, a: (_from_v(z_t, v, 1 - a)[0], _from_v(z_t, v, 1 - a)[1]),
+        ),
+        Mistake(
+            "v was taken for the noise: the closed form was solved for the clean latents with it",
+            lambda z_t, v, a: ((z_t - (1 - a) ** 0.5 * v) / a**0.5, v),
+        ),
+        Mistake(
+            "this makes v and not the two parts: z_t and v were put in for the clean latents and the noise",
+            lambda z_t, v, a: (a**0.5 * v - (1 - a) ** 0.5 * z_t, _from_v(z_t, v, a)[1]),
+        ),
+    ],
+)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from functools import cache
 
-from .exercise import ALPHAS, Build, Mistake, normal
+import torch
+from torch import Tensor
+
+from .exercise import ALPHAS, Build, Choice, Find, Mistake, as_numbers, describe, normal
 
 
 def _clean(z_t, eps, a):
@@ -198,4 +202,87 @@ paired_difference = Build(
             _with_half_width(lambda a, b: 1.96 * (b - a).std(correction=0) / len(a) ** 0.5),
         ),
     ],
+)
+
+repeatable = Choice(
+    "5.4",
+    letter="B",
+    reasons={
+        "A": "the start decides only if nothing random comes after it, and one of the two draws fresh noise in each step",
+        "B": "DDIM computes every step from the one before, so the start decides all of it, and DDPM draws fresh noise in each step, which is another one unless you repeat its seed as well",
+        "C": "look at the two formulas again: which of them has a part that is drawn anew in each step?",
+        "D": "a trained network computes the same answer to the same question, so chance can only come from numbers that are drawn",
+    },
+)
+
+FIVE = 5  # steps
+CLOSE = 0.145  # five equal steps end at 0.166, as a share of the size of the latents
+PROMPTS = ("a golden duck on a blue background", "a mushroom made of watermelon on a pink background",
+           "a wooden clock on a green background", "a zebra-striped teapot on a yellow background")  # fmt: skip
+EQUAL = (999, 799, 599, 399, 199)
+
+
+@cache
+def _models():
+    from ..checkpoints import load_models
+
+    return load_models(device="cpu")
+
+
+@torch.no_grad()
+def draw_at(timesteps: Sequence[int]) -> Tensor:
+    """Four prompts from four starts, by steps of DDIM without guidance from each of the timesteps to the next: [4, 8, 16, 16]."""
+    from ..sampling import generators, initial_latents
+
+    models = _models()
+    alphas, c = models.scheduler.alphas_cumprod, models.encode_text(list(PROMPTS))
+    z_t = initial_latents(models, generators(range(4)))
+    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        a, a_next = alphas[t], torch.tensor(1.0) if following is None else alphas[following]
+        v = models.unet(z_t, t, encoder_hidden_states=c).sample
+        clean, eps = a**0.5 * z_t - (1 - a) ** 0.5 * v, (1 - a) ** 0.5 * z_t + a**0.5 * v
+        z_t = a_next**0.5 * clean + (1 - a_next) ** 0.5 * eps
+    return z_t
+
+
+@cache
+def _many() -> Tensor:
+    return draw_at(range(999, 0, -40))
+
+
+def how_far(timesteps: Sequence[int]) -> float:
+    """How far the four pictures are from those of 25 steps, as a share of the size of their latents (the mean of four)."""
+    there = _many()
+    return ((draw_at(timesteps) - there).flatten(1).norm(dim=1) / there.flatten(1).norm(dim=1)).mean().item()
+
+
+def decoded_at(timesteps: Sequence[int]) -> list[Tensor]:
+    """The four pictures [3, 64, 64] that these timesteps give."""
+    return list(_models().decode(draw_at(timesteps)))
+
+
+def _fault_of_timesteps(chosen: object) -> str | None:
+    numbers = as_numbers(chosen)
+    if numbers is None or numbers.ndim != 1:
+        return f"my_timesteps should be a list of five timesteps, and it is {describe(chosen)}"
+    if len(numbers) != FIVE:
+        return f"five timesteps are asked for, and these are {len(numbers)}"
+    if not numbers.isfinite().all() or (numbers != numbers.round()).any() or numbers.min() < 0 or numbers.max() > 999:
+        return "timesteps are whole numbers from 0 to 999"
+    if (numbers.diff() >= 0).any():
+        return "each timestep should be smaller than the one before: the loop goes from noise to picture"
+    steps = [int(t) for t in numbers]
+    if steps[0] < 990:
+        return f"the start is pure noise, which belongs to timestep 999, and you begin at {steps[0]}"
+    found = how_far(steps)
+    if found > CLOSE:
+        equal = " (five equal steps give about 0.17)"
+        return f"with these the pictures are {found:.3f} away from those of 25 steps, and less than {CLOSE} is asked for{equal}: shift the others and look at which way it goes"
+    return None
+
+
+my_timesteps = Find(
+    "5.5",
+    fault=_fault_of_timesteps,
+    because="more of the five steps near the noisy end bring the pictures nearer to those of 25 steps, at the same cost",
 )

@@ -1,5 +1,13 @@
+import contextlib
+from pathlib import Path
+
 import numpy as np
 import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ldm_tutorial.errors import UserError
+from ldm_tutorial.images import to_model
+from ldm_tutorial.notebook.picture_files import load_picture, to_square
 
 
 def in_numpy(images):
@@ -64,13 +72,52 @@ def rings(points):
     return torch.stack([wave, 0.2 + 0 * wave, 1 - wave])
 
 
+def read(folder, reader=load_picture, square=lambda image: to_square(image, 64), order=sorted):
+    images = []
+    for path in order(Path(folder).iterdir()):
+        with contextlib.suppress(UserError, UnidentifiedImageError):
+            images.append(np.array(square(reader(path))))
+    return to_model(torch.from_numpy(np.stack(images)))
+
+
+def read_by_pillow(folder):
+    found = []
+    for name in sorted(path.name for path in Path(folder).glob("*") if path.suffix in (".png", ".jpg")):
+        image = ImageOps.exif_transpose(Image.open(Path(folder) / name)).convert("RGB")
+        square = np.asarray(ImageOps.fit(image, (64, 64))).astype(np.float32)
+        found.append(torch.from_numpy(square / 127.5 - 1).permute(2, 0, 1))
+    return torch.stack(found)
+
+
+def stops(folder):
+    return to_model(torch.stack([torch.tensor(to_square(load_picture(path), 64)) for path in sorted(Path(folder).iterdir())]))
+
+
 RIGHT = {
+    "read_folder": [read, read_by_pillow],
     "normalise": [in_numpy, by_channels],
     "mean_picture": [mean_in_numpy, mean_by_loop, mean_add_half],
     "my_material": [rings, lambda p: (p + 1) / 2],
     "megabytes": [49.152, 64 * 64 * 3 * 4 * 1000 / 1e6, 49],
 }
 WRONG = {
+    "read_folder": {
+        "stopped at a file that is no picture": stops,
+        "the channels are still the last axis": lambda folder: read(folder).permute(0, 2, 3, 1),
+        "stands on its head": lambda folder: read(
+            folder, reader=lambda path: Image.open(path).convert("RGB"), square=lambda image: ImageOps.fit(image, (64, 64))
+        ),
+        "it was squeezed": lambda folder: read(folder, square=lambda image: image.resize((64, 64))),
+        "sort them": lambda folder: read(folder, order=lambda paths: sorted(paths)[::-1]),
+        "from 0 to 1, where": lambda folder: read(folder) / 2 + 0.5,
+        "go up to 255": lambda folder: (read(folder) + 1) * 127.5,
+        "a list of tensors": lambda folder: list(read(folder)),
+        "the folder held 4 pictures": lambda folder: read(folder)[:3],
+        "red and blue": lambda folder: read(folder).flip(1),
+        "height and width": lambda folder: read(folder).transpose(2, 3),
+        "and not with reshape": lambda folder: read(folder).permute(0, 2, 3, 1).reshape(4, 3, 64, 64),
+        "in several places": lambda folder: read(folder)[:1].expand(4, -1, -1, -1),
+    },
     "normalise": {
         "from 0 to 1, where": zero_to_one,
         "gives a numpy array": lambda images: in_numpy(images).numpy(),

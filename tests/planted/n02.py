@@ -41,7 +41,70 @@ def psnr_of_bytes(x, x_hat):
     return -10 * np.log10((error**2).mean())
 
 
+def noisy_by_parts(x, eps, a, encode, decode, factor):
+    latents = encode(x) * factor
+    mixed = latents * a**0.5
+    mixed += eps * (1 - a) ** 0.5
+    return decode(mixed / factor)
+
+
+def noise_shrunk(x, eps, a, encode, decode, scale):
+    return decode(a**0.5 * encode(x) + (1 - a) ** 0.5 * eps / scale)
+
+
+def not_undone(x, eps, a, encode, decode, factor):
+    return decode(a**0.5 * factor * encode(x) + (1 - a) ** 0.5 * eps)
+
+
+def only_undone(x, eps, a, encode, decode, factor):
+    return decode((a**0.5 * encode(x) + (1 - a) ** 0.5 * eps) / factor)
+
+
+def upside_down(x, eps, a, encode, decode, factor):
+    return noisy_by_parts(x, eps, a, encode, decode, 1 / factor)
+
+
+def unrooted(x, eps, a, encode, decode, factor):
+    return decode((a * factor * encode(x) + (1 - a) * eps) / factor)
+
+
+def split_by_index(x, labels, seed):
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).tolist()
+    half = len(order) // 2
+    learned, asked = order[:half], order[half:]
+    return [x[learned], labels[learned], x[asked], labels[asked]]
+
+
+def split_after(x, labels, seed):
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    x, labels = x[order], labels[order]
+    half = len(x) // 2
+    return x[:half], labels[:half], x[half:], labels[half:]
+
+
+def two_orders(x, labels, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = x[torch.randperm(len(x), generator=generator)]
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    half = len(x) // 2
+    return x[:half], labels[:half], x[half:], labels[half:]
+
+
+def all_asked(x, labels, seed):
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    x, labels = x[order], labels[order]
+    half = len(x) // 2
+    return x[:half], labels[:half], x, labels
+
+
+def pairs_of(x, labels, seed):
+    x_learn, y_learn, x_test, y_test = split_after(x, labels, seed)
+    return (x_learn, y_learn), (x_test, y_test)
+
+
 RIGHT = {
+    "noisy_picture": [noisy_by_parts, noise_shrunk],
+    "split": [split_by_index, split_after],
     "kl": [kl_from_torch, kl_by_loop],
     "psnr": [psnr_in_two_parts, psnr_of_bytes],
     "ruined_picture": [
@@ -50,6 +113,24 @@ RIGHT = {
     ],
 }
 WRONG = {
+    "noisy_picture": {
+        "still scaled: divide by factor": not_undone,
+        "nothing multiplied them": only_undone,
+        "divided by first and multiplied": upside_down,
+        "without its square roots": unrooted,
+    },
+    "split": {
+        "two different orders": two_orders,
+        "also those that were learned from": all_asked,
+        "nothing is shuffled": lambda x, labels, seed: (
+            x[: len(x) // 2],
+            labels[: len(x) // 2],
+            x[len(x) // 2 :],
+            labels[len(x) // 2 :],
+        ),
+        "in another order: latents and labels": lambda x, labels, seed: [split_after(x, labels, seed)[k] for k in (0, 2, 1, 3)],
+        "4 parts are expected, and split gives 2": pairs_of,
+    },
     "kl": {
         "one half is missing": kl_without_half,
         "whole batch was added up": kl_of_the_batch,

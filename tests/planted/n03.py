@@ -1,6 +1,8 @@
 import numpy as np
 import torch
 
+from ldm_tutorial.practice.n03 import hidden_mug
+
 
 def by_loop(pictures, noise, steps, abar):
     rows = []
@@ -102,12 +104,87 @@ def steps_forget(x, betas, eps):
     return noisy
 
 
+def batches_by_comprehension(latents, alphas_cumprod, steps, size, seed):
+    stream = torch.Generator()
+    stream.manual_seed(seed)
+
+    def one():
+        x = latents[torch.randint(0, len(latents), (size,), generator=stream)]
+        t = torch.randint(0, len(alphas_cumprod), (size,), generator=stream)
+        noise = torch.randn(x.shape, generator=stream)
+        share = alphas_cumprod[t].reshape(size, 1, 1, 1)
+        return [share.sqrt() * x + (1 - share).sqrt() * noise, t, noise]
+
+    return [one() for _ in range(steps)]
+
+
+def batches(latents, alphas_cumprod, steps, size, seed, begins=lambda seed, step: None, shape=None):
+    generator, made = torch.Generator().manual_seed(seed), []
+    for step in range(steps):
+        if begins(seed, step) is not None:
+            generator.manual_seed(begins(seed, step))
+        chosen = torch.randint(len(latents), (size,), generator=generator)
+        t = torch.randint(len(alphas_cumprod), (size,), generator=generator)
+        eps = torch.randn(shape or (size, *latents.shape[1:]), generator=generator)
+        a = alphas_cumprod[t][:, None, None, None]
+        made.append((a**0.5 * latents[chosen] + (1 - a) ** 0.5 * eps, t, eps))
+    return made
+
+
+def without_generator(latents, alphas_cumprod, steps, size, seed):
+    torch.manual_seed(seed)
+    made = []
+    for _ in range(steps):
+        x = latents[torch.randint(len(latents), (size,))]
+        t, eps = torch.randint(len(alphas_cumprod), (size,)), torch.randn(x.shape)
+        a = alphas_cumprod[t].view(-1, 1, 1, 1)
+        made.append((a.sqrt() * x + (1 - a).sqrt() * eps, t, eps))
+    return made
+
+
+def strength(factor=1.96, count=12288, half=None):
+    noisy, pattern = hidden_mug()
+    found = (noisy * pattern).mean().item()
+    half = factor / count**0.5 if half is None else half
+    return found, found - half, found + half
+
+
+def strength_measured():
+    noisy, pattern = hidden_mug()
+    products = (noisy * pattern).flatten()
+    error = products.std() / len(products) ** 0.5
+    return torch.stack([products.mean(), products.mean() - 1.96 * error, products.mean() + 1.96 * error])
+
+
 RIGHT = {
+    "training_batches": [batches_by_comprehension, batches, without_generator],
+    "hidden_strength": [strength(), strength_measured()],
     "add_noise": [by_loop, in_double, by_einsum],
     "noisy_variance": [0.6, 0.5 * 0.2 + 0.5, torch.tensor(0.6)],
     "forward_steps": [steps_by_index, steps_closed, steps_in_numpy],
 }
 WRONG = {
+    "training_batches": {
+        "all batches are the same": lambda *given: batches(*given, begins=lambda seed, step: seed),
+        "has no axis for the batch": lambda *given: batches(*given, shape=given[0].shape[1:]),
+        "one and the same for all pictures": lambda *given: [
+            (z_t, t, eps.expand_as(z_t)) for z_t, t, eps in batches(*given, shape=(1, *given[0].shape[1:]))
+        ],
+        "one generator that goes on is asked for": lambda *given: batches(*given, begins=lambda seed, step: seed + step),
+        "2 parts are expected": lambda *given: batches(*given)[:1],
+    },
+    "hidden_strength": {
+        "three numbers are expected": 0.07,
+        "the factor 1.96 is missing": strength(factor=1),
+        "that of the mean is meant": strength(count=1),
+        "its square root is meant": strength(half=1.96 / 12288),
+        "the places of one channel": strength(count=4096),
+        "the sum over all places": tuple(12288 * number for number in strength()),
+        "multiply it with the pattern": (hidden_mug()[0].mean().item(), -0.01, 0.03),
+        "the strength stands first": tuple(strength()[k] for k in (1, 0, 2)),
+        "below the strength": tuple(strength()[k] for k in (0, 2, 1)),
+        "is not what the mean of the products gives": (0.3, 0.2, 0.4),
+    },
     "add_noise": {
         "square root, in both places": no_roots,
         "square root on the picture's side": no_root_left,

@@ -85,12 +85,65 @@ def wiped_before_the_step(model, batches, alphas_cumprod, lr):
     return trained(model, batches, alphas_cumprod, lr, ("zero_grad", "step"))
 
 
+def loss_over_all(model, batches):
+    model.eval()
+    with torch.inference_mode():
+        errors = torch.cat([(model(z_t, t) - eps).square().mean(dim=1) for z_t, t, eps in batches])
+    model.train()
+    return errors.mean().item()
+
+
+def loss_by_sum(model, batches):
+    model.train(False)
+    total, count = 0.0, 0
+    for z_t, t, eps in batches:
+        total += (model(z_t, t) - eps).square().sum().item()
+        count += eps.numel()
+    model.train(True)
+    return total / count
+
+
+def loss_in(model, batches, mode=False, back=True, by_size=True):
+    model.train(mode)
+    total, count = 0.0, 0
+    for z_t, t, eps in batches:
+        n = len(z_t) if by_size else 1
+        total += n * torch.nn.functional.mse_loss(model(z_t, t), eps).item()
+        count += n
+    model.train(back)
+    return total / count
+
+
+def both_by_solving(z_t, v, a):
+    z = a**0.5 * z_t - (1 - a) ** 0.5 * v
+    return [z, (z_t - a**0.5 * z) / (1 - a) ** 0.5]
+
+
+def both_by_angle(z_t, v, a):
+    angle = math.acos(a**0.5)
+    return math.cos(angle) * z_t - math.sin(angle) * v, math.sin(angle) * z_t + math.cos(angle) * v
+
+
 RIGHT = {
+    "validation_loss": [loss_over_all, loss_by_sum, loss_in],
+    "from_v": [both_by_solving, both_by_angle],
     "sinusoidal_embedding": [waves_in_numpy, waves_by_loop],
     "train": [zero_at_the_end, lambda m, b, a, lr: loop(m, b, a, lr, zero=True, aim="noise")],
     "learned_numbers": [64 * (8 * 9 + 1), torch.nn.Conv2d(8, 64, 3).weight.numel() + 64],
 }
 WRONG = {
+    "validation_loss": {
+        "model.eval() is missing": lambda model, batches: loss_in(model, batches, mode=True),
+        "weigh each loss": lambda model, batches: loss_in(model, batches, by_size=False),
+        "call model.train() at the end": lambda model, batches: loss_in(model, batches, back=False),
+        "added up and not divided": lambda model, batches: sum(len(b[0]) for b in batches) * loss_over_all(model, batches),
+    },
+    "from_v": {
+        "the noise stands first": lambda z_t, v, a: both_by_angle(z_t, v, a)[::-1],
+        "without its square root": lambda z_t, v, a: (a * z_t - (1 - a) * v, (1 - a) * z_t + a * v),
+        "taken for the noise": lambda z_t, v, a: ((z_t - (1 - a) ** 0.5 * v) / a**0.5, v),
+        "changed places: at a = 1": lambda z_t, v, a: both_by_angle(z_t, v, 1 - a),
+    },
     "sinusoidal_embedding": {
         "the cosines come first": sines_first,
         "stand by turns": by_turns,

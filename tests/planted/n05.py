@@ -99,11 +99,22 @@ def variance(a, b):
 
 
 RIGHT = {
+    "repeatable": ["B", "b"],
+    "my_timesteps": [[999, 900, 750, 500, 250], torch.tensor([999, 900, 700, 450, 200])],
     "ddim_step": [step_by_parts, step_in_numpy],
     "sample": [lambda p, z, ts, a: walk(p, z, ts, a), walk_with_a_table],
     "paired_difference": [paired_numpy, paired_by_hand],
 }
 WRONG = {
+    "repeatable": {"draws fresh noise in each step": "A", "look at the two formulas again": "C", "a trained network": "D"},
+    "my_timesteps": {
+        "away from those of 25 steps": [999, 700, 400, 200, 100],
+        "five timesteps are asked for": [999, 500, 250],
+        "smaller than the one before": [999, 250, 500, 750, 100],
+        "whole numbers from 0 to 999": [1000, 800, 600, 400, 200],
+        "you begin at 800": [800, 600, 400, 200, 100],
+        "a list of five timesteps": "999, 800, 600",
+    },
     "ddim_step": {
         "not divided by the square root": step_no_division,
         "no noise was put back for the next": step_only_clean,
