@@ -213,7 +213,7 @@ noisy_picture = Build(
             _scaled(before=0),
         ),
         Mistake(
-            "factor was divided by first and multiplied with afterwards: latents times factor have a variance of about 1",
+            "factor was divided by first and multiplied with afterwards, or the noise was multiplied with it: latents times factor have a variance of about 1",
             _scaled(before=-1, after=1),
         ),
         Mistake(
@@ -224,10 +224,6 @@ noisy_picture = Build(
         Mistake(
             "the picture was scaled, and not its latents",
             lambda x, eps, a, encode, decode, factor: _noisy_picture(factor * x, eps, a, encode, decode, factor, 0, 0) / factor,
-        ),
-        Mistake(
-            "only the noise was scaled, and the latents were not: their ratio is now the wrong way round",
-            lambda x, eps, a, encode, decode, factor: _noisy_picture(x, factor * eps, a, encode, decode, factor, 0, 0),
         ),
     ],
 )
