@@ -216,7 +216,7 @@ distance_to_go = Build(
     ],
 )
 
-PARTS = ("name", "distance", "caption")
+ENTRIES = ("name", "distance", "caption")
 SIDE = 49  # so many points in a row, to look at a distance function
 STEEPEST = 1.5  # a true distance changes by 1 where the place does; those of rounded shapes are not quite true
 
@@ -287,9 +287,9 @@ def _fault_of_distance(distance) -> str | None:
 
 
 def _fault_of_object(made: object) -> str | None:
-    if not isinstance(made, Mapping) or any(part not in made for part in PARTS):
+    if not isinstance(made, Mapping) or any(part not in made for part in ENTRIES):
         return 'my_object should be a dictionary with "name", "distance" and "caption"'
-    name, distance, caption = (made[part] for part in PARTS)
+    name, distance, caption = (made[part] for part in ENTRIES)
     if not isinstance(name, str) or not name.strip() or not isinstance(caption, str):
         return "name and caption should be texts in quotes"
     if parse(name)[0] is not None:

@@ -236,7 +236,7 @@ def draw_at(timesteps: Sequence[int]) -> Tensor:
 
     models = _models()
     alphas, c = models.scheduler.alphas_cumprod, models.encode_text(list(PROMPTS))
-    z_t = initial_latents(models, generators(range(4)))
+    z_t = initial_latents(models, generators([0, 1, 2, 3]))
     for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
         a, a_next = alphas[t], torch.tensor(1.0) if following is None else alphas[following]
         v = models.unet(z_t, t, encoder_hidden_states=c).sample
