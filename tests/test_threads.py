@@ -121,3 +121,18 @@ def test_make_and_the_tests_say_the_same():
     name, value = next(iter(threads.SLEEPING.items()))
     assert f"SLEEPING := {name}=$${{{name}:-{value}}}" in (ROOT / "Makefile").read_text()
     assert environment()[name] == value and environment()["OMP_NUM_THREADS"] == "1"
+
+
+def test_rendering_in_this_process_has_one_thread_and_gives_the_others_back(two_cores, monkeypatch):
+    from ldm_tutorial.curios import dataset, draw, scene_at
+
+    seen, real = [], dataset.render.render
+
+    def render(*arguments):
+        for found in real(*arguments):
+            seen.append(torch.get_num_threads())
+            yield found
+
+    monkeypatch.setattr(dataset.render, "render", render)
+    draw([scene_at("train", 0)[0]])
+    assert seen == [1] and torch.get_num_threads() == 2

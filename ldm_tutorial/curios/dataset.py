@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from ..errors import UserError
 from ..files import atomic_write, cache_folder, disk_errors
 from ..images import to_model
-from ..storage.threads import available_cores
+from ..storage.threads import available_cores, one_thread
 from . import render
 from .captions import caption
 from .shapes import OBJECTS as SHAPES
@@ -97,8 +97,9 @@ def draw(scenes: list[render.Scene], size: int = 64, device: str = "cpu", progre
     images = torch.empty(len(scenes), size, size, 3, dtype=torch.uint8)
     masks = torch.empty(len(scenes), size, size, dtype=torch.bool)
     drawn = render.render(scenes, size, device)
-    for i, image, mask in tqdm(drawn, total=len(scenes), desc="render", disable=not progress):
-        images[i], masks[i] = image, mask
+    with one_thread():
+        for i, image, mask in tqdm(drawn, total=len(scenes), desc="render", disable=not progress):
+            images[i], masks[i] = image, mask
     return images, masks
 
 
