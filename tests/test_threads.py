@@ -124,7 +124,7 @@ def test_make_and_the_tests_say_the_same():
 
 
 def test_rendering_in_this_process_has_one_thread_and_gives_the_others_back(two_cores, monkeypatch):
-    from ldm_tutorial.curios import dataset, draw, scene_at
+    from ldm_tutorial.curios import dataset, scene_at
 
     seen, real = [], dataset.render.render
 
@@ -134,5 +134,5 @@ def test_rendering_in_this_process_has_one_thread_and_gives_the_others_back(two_
             yield found
 
     monkeypatch.setattr(dataset.render, "render", render)
-    draw([scene_at("train", 0)[0]])
+    dataset.draw([scene_at("train", 0)[0]])
     assert seen == [1] and torch.get_num_threads() == 2

@@ -7,8 +7,8 @@ Measured by ``benchmarks/threads.py`` (the table stands in docs/architecture.md)
 - One picture at a time: steps so short that waking a thread costs more than it does; one core is left free.
 - Batches and live trainings: all cores.
 - Trainings by ``ldm train``, which have the machine to themselves: all cores, spinning.
-- The engine: all cores, sleeping. Rendering: as many processes as cores, one thread in each. Where one process renders it has one
-  thread as well: its steps are many and small, and beside other work two threads made 1 to 2 pictures a second, one made 60.
+- The engine: all cores, sleeping. Rendering: as many processes as cores, one thread in each. A process that
+  renders alone has one thread as well: its steps are many and small. Beside other work two made 2 pictures a second, one 60.
 
 A setting of the user's (the names in ``WAITING`` and ``COUNTS``) is never changed, and a number given to
 ``torch.set_num_threads`` never exceeded.
