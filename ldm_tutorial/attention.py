@@ -77,7 +77,8 @@ def word_tokens(tokenizer, prompt: str, word: str, mention: int = 1) -> list[int
 def join_layers(maps: dict[str, list[Tensor]], pixels: int | None = None) -> Tensor:
     """What :func:`record_attention` recorded -> [B, layers * heads, pixels, tokens]: the mean over all calls, of the layers
     with so many pixels [the coarsest but one, where there are several: 16 x 16 in Stable Diffusion, which tells words apart
-    best; Hertz et al. 2023, section 3].
+    best; Hertz et al. 2023, section 3]. Where guidance was on in a part of the run only, B counts the pictures: the rows that
+    read the prompt, which stand last in a guided call.
 
     Raises:
         UserError: when no layer has so many pixels.
@@ -86,7 +87,12 @@ def join_layers(maps: dict[str, list[Tensor]], pixels: int | None = None) -> Ten
     pixels = pixels or sizes[:2][-1] if sizes else pixels
     if pixels not in sizes:
         raise UserError(f"No layer with {pixels} pixels was recorded: there are {', '.join(map(str, sizes)) or 'none'}.")
-    return torch.cat([torch.stack(calls).mean(0) for calls in maps.values() if calls[0].shape[2] == pixels], dim=1)
+    layers = []
+    for calls in maps.values():
+        if calls[0].shape[2] == pixels:
+            rows = min(len(call) for call in calls)
+            layers.append(torch.stack([call[-rows:] for call in calls]).mean(0))
+    return torch.cat(layers, dim=1)
 
 
 def word_attention(attention: Tensor, tokens: list[list[int]], aspect: float = 1.0) -> Tensor:

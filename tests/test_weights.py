@@ -51,7 +51,7 @@ save_file({"image": image.contiguous()}, out)
     arguments = [str(WEIGHTS), PROMPT, str(tmp_path / "z.safetensors"), str(tmp_path / "out.safetensors")]
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True)
     theirs = load_file(tmp_path / "out.safetensors")["image"]
-    latents = sample_latents(models, [PROMPT], [7], progress=False)
+    latents = sample_latents(models, [PROMPT], [7], sampler="ddim", progress=False)
     ours = (models.decode(latents) / 2 + 0.5).clamp(0, 1).cpu()
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
