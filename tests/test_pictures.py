@@ -23,8 +23,8 @@ from PIL import Image, ImageCms, PngImagePlugin
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.lab import page, pictures
 from ldm_tutorial.lab.pictures import Pictures
-from ldm_tutorial.lab.tables import MISSING, folder_rows
 from ldm_tutorial.notebook.picture_files import load_picture, read_picture, to_square
+from ldm_tutorial.notebook.picture_tables import MISSING, folder_rows
 from ldm_tutorial.storage.about import read_about
 from tests.run import ROOT, environment
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import atomic_write, disk_errors
 from ..notebook.picture_files import load_picture, to_square
+from ..notebook.picture_tables import HUB, Rows, folder_rows, hub_rows
 from ..storage.threads import available_cores
-from .tables import HUB, Rows, folder_rows, hub_rows
 
 MINIMUM = 20  # pictures: 16 to learn from and 4 kept aside
 

@@ -276,7 +276,8 @@ def agree(a: object, b: object) -> bool:
         return False
     if ours.shape != theirs.shape and not ours.numel() == theirs.numel() == 1:
         return False
-    scale = theirs.abs().max().clamp(min=1e-3) if theirs.numel() else torch.ones(())
+    finite = theirs[theirs.isfinite()]  # nan and infinity are compared as they are
+    scale = finite.abs().max().clamp(min=1e-3) if finite.numel() else torch.ones(())
     return bool(torch.allclose(ours.flatten() / scale, theirs.flatten() / scale, rtol=0, atol=TOLERANCE, equal_nan=True))
 
 

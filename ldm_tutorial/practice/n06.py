@@ -167,3 +167,136 @@ long_prompt = Find(
     fault=_fault,
     because="words that no caption had are spelled out in small pieces, so a prompt can reach the limit of 77 tokens with few words",
 )
+
+
+def _hidden_by(fill, keep, axis=-1, at_diagonal=1):
+    """Weights with what is above a diagonal filled before the softmax."""
+
+    def weights(scores):
+        later = torch.ones_like(scores, dtype=torch.bool).triu(at_diagonal)
+        return scores.masked_fill(later if keep == "earlier" else later.mT, fill).softmax(axis)
+
+    return weights
+
+
+_causal_weights = _hidden_by(float("-inf"), "earlier")
+
+
+causal_weights = Build(
+    "6.4",
+    right=_causal_weights,
+    cases=[
+        {"scores": torch.tensor([[[1.0, 2.0], [0.5, 0.5]]])},
+        {"scores": normal(2, 5, 5, seed=4)},
+        {"scores": normal(1, 3, 3, seed=5) - 4},
+    ],
+    mistakes=[
+        Mistake(
+            "the scores of later tokens were set to 0 before the softmax, where e to the power of 0 is 1, so that later tokens still get weight: minus infinity gives them none",
+            _hidden_by(0.0, "earlier"),
+        ),
+        Mistake(
+            "the weights of later tokens were set to 0 after the softmax, so that the rest of a row no longer adds up to 1",
+            lambda scores: scores.softmax(-1).tril(),
+        ),
+        Mistake(
+            "the mask is the wrong way round: each token looks at itself and at what comes later",
+            _hidden_by(float("-inf"), "later"),
+        ),
+        Mistake(
+            "each token is hidden from itself too, so that the first one has nothing to look at and gets nan: the mask begins one place beside the diagonal",
+            _hidden_by(float("-inf"), "earlier", at_diagonal=0),
+        ),
+        Mistake(
+            "each token still sees the next one: the mask begins one place too far from the diagonal",
+            _hidden_by(float("-inf"), "earlier", at_diagonal=2),
+        ),
+        Mistake(
+            "the mask is right, but the softmax runs over the tokens that ask: each row should add up to 1",
+            _hidden_by(float("-inf"), "earlier", axis=1),
+        ),
+        Mistake("there is no mask: later tokens get weight as well", lambda scores: scores.softmax(-1)),
+        Mistake(
+            "later tokens are hidden, but there is no softmax, so that these are still scores",
+            lambda scores: scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf")),
+        ),
+    ],
+)
+
+
+def _margin(cosine, group, oneself=False, groups=(0, 1)):
+    same = group[:, None] == group
+    counted = torch.stack([group == g for g in groups]).any(0)
+    within = same & counted & (torch.ones_like(same) if oneself else ~torch.eye(len(group), dtype=torch.bool))
+    return cosine[within].mean() - cosine[~same].mean()
+
+
+def _margin_test(cosine, groups, margin=_margin, share=lambda margins: (margins >= margins[0]).double().mean()):
+    margins = torch.stack([margin(cosine, group) for group in groups])
+    return torch.stack([margins[0].double(), share(margins)])
+
+
+def _with_share(share):
+    return lambda cosine, groups: _margin_test(cosine, groups, share=share)
+
+
+def _with_margin(margin):
+    return lambda cosine, groups: _margin_test(cosine, groups, margin)
+
+
+def _cosines(count, seed):
+    states = torch.nn.functional.normalize(normal(count, 6, seed=seed) + 0.5, dim=1)
+    return states @ states.T
+
+
+margin_test = Build(
+    "6.5",
+    right=_margin_test,
+    cases=[
+        {
+            "cosine": torch.tensor([[1.0, 0.9, 0.2, 0.3], [0.9, 1.0, 0.4, 0.1], [0.2, 0.4, 1.0, 0.7], [0.3, 0.1, 0.7, 1.0]]),
+            "groups": torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0]]),
+        },
+        {
+            "cosine": _cosines(6, seed=7),
+            "groups": torch.tensor(
+                [[0, 0, 0, 1, 1, 1], [0, 0, 1, 0, 1, 1], [0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 0, 1], [0, 1, 1, 0, 0, 1]]
+                + [[0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 1], [0, 1, 0, 1, 1, 0], [0, 1, 1, 1, 0, 0], [0, 1, 1, 0, 1, 0]]
+            ),
+        },
+    ],
+    mistakes=[
+        Mistake(
+            "each state was also compared with itself, which always gives 1 and makes every margin too large",
+            _with_margin(lambda cosine, group: _margin(cosine, group, oneself=True)),
+        ),
+        Mistake(
+            "the difference was taken the other way round: the mean over the same group comes first",
+            _with_margin(lambda cosine, group: -_margin(cosine, group)),
+        ),
+        Mistake(
+            "only pairs within the first group were counted: both groups have pairs of the same group",
+            _with_margin(lambda cosine, group: _margin(cosine, group, groups=(0,))),
+        ),
+        Mistake(
+            "the margin is right, but only larger margins were counted: the true division counts too, so the share is never 0",
+            _with_share(lambda margins: (margins > margins[0]).double().mean()),
+        ),
+        Mistake(
+            "the margin is right, but the true division was left out of the count: it is one of the divisions",
+            _with_share(lambda margins: (margins[1:] >= margins[0]).double().mean()),
+        ),
+        Mistake(
+            "the margin is right, but the share counts the margins that are at most as large, where at least as large was asked for",
+            _with_share(lambda margins: (margins <= margins[0]).double().mean()),
+        ),
+        Mistake(
+            "the margin is right, but the divisions were counted, where their share of all was asked for",
+            _with_share(lambda margins: (margins >= margins[0]).double().sum()),
+        ),
+        Mistake(
+            "the mean over pairs of different groups was not subtracted",
+            _with_margin(lambda cosine, group: _margin(cosine, group) + cosine[group[:, None] != group].mean()),
+        ),
+    ],
+)

@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from ..measure.metrics import interval
 from .exercise import Build, Mistake, Number, normal
 
 
@@ -130,3 +131,130 @@ first_loss = Number(
         4.143: "63 captions were counted: the right one is among those to choose from",
     },
 )
+
+
+def _zero_shot(images, sentences, temperature, unit=True, times=False, dim=1, softmax=True, over=1):
+    answers = sentences.mean(1)
+    answers = F.normalize(answers, dim=over) if unit else answers
+    scores = images @ answers.T
+    scores = scores * temperature if times else scores / temperature
+    return scores.softmax(dim) if softmax else scores
+
+
+def _units(*shape, seed, shift=0.0):
+    return F.normalize(normal(*shape, seed=seed) + shift, dim=-1)
+
+
+def _but(**wrong):
+    return lambda images, sentences, temperature: _zero_shot(images, sentences, temperature, **wrong)
+
+
+zero_shot = Build(
+    "7.4",
+    right=_zero_shot,
+    given=_but(unit=False, times=True),
+    cases=[
+        {
+            "image_embeds": torch.tensor([[0.8, 0.6]]),
+            "sentence_embeds": torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.6, 0.8]]]),
+            "temperature": 0.5,
+        },
+        {
+            "image_embeds": _units(5, 8, seed=6),
+            "sentence_embeds": _units(3, 4, 8, seed=7, shift=normal(3, 1, 8, seed=8)),
+            "temperature": 0.1,
+        },
+    ],
+    mistakes=[
+        Mistake(
+            "the means now have length 1, but the cosines are still multiplied by the temperature: a low temperature should make the softmax more certain",
+            _but(times=True),
+        ),
+        Mistake(
+            "the cosines are now divided by the temperature, but a mean of several vectors of length 1 is shorter than 1, and the shortest means lose: bring the means to length 1",
+            _but(unit=False),
+        ),
+        Mistake(
+            "the softmax runs over the pictures: for each picture the shares of all answers should add up to 1", _but(dim=0)
+        ),
+        Mistake("the softmax is missing: these are scores, which do not add up to 1", _but(softmax=False)),
+        Mistake(
+            "only the first sentence of each answer was used, where the mean of all its sentences was asked for",
+            lambda images, sentences, temperature: _zero_shot(images, sentences[:, :1], temperature),
+        ),
+        Mistake(
+            "the columns of the means were brought to length 1, where each mean, a row, should be: normalise along dim 1",
+            _but(over=0),
+        ),
+        Mistake("the temperature was left out", lambda images, sentences, temperature: _zero_shot(images, sentences, 1.0)),
+    ],
+)
+
+
+def _recall(similarity, k):
+    return _counted(_among_best(similarity, k), k)
+
+
+def _among_best(similarity, k, dim=1, largest=True):
+    best = similarity.topk(k, dim=dim, largest=largest).indices
+    own = torch.arange(len(similarity))
+    return (best == (own[:, None] if dim == 1 else own)).any(dim)
+
+
+def _counted(found, k, n=None, chance=None):
+    hits, count = int(found.sum()), len(found)
+    low, high = interval(hits, n or count)
+    return torch.tensor([hits / (n or count), low, high, k / count if chance is None else chance])
+
+
+def _in_place_k(similarity, k):
+    return similarity.topk(k, dim=1).indices[:, -1] == torch.arange(len(similarity))
+
+
+def _pairs(count, seed):
+    return 0.3 * normal(count, count, seed=seed) + 0.3 * torch.eye(count)
+
+
+recall_at_k = Build(
+    "7.5",
+    right=_recall,
+    cases=[
+        {"similarity": torch.tensor([[0.9, 0.1, 0.2], [0.5, 0.2, 0.1], [0.8, 0.7, 0.6]]), "k": 1},
+        {"similarity": _pairs(12, seed=9), "k": 3},
+        {"similarity": _pairs(40, seed=10), "k": 5},
+    ],
+    mistakes=[
+        Mistake(
+            "the captions look for their pictures, down the columns, where the pictures should look for their captions, along the rows",
+            lambda s, k: _counted(_among_best(s, k, dim=0), k),
+        ),
+        Mistake("the k smallest cosines were taken", lambda s, k: _counted(_among_best(s, k, largest=False), k)),
+        Mistake(
+            "chance is that of the first place alone: k places of N hold the own caption with a chance of k / N",
+            lambda s, k: _counted(_among_best(s, k), k, chance=1 / len(s)),
+        ),
+        Mistake(
+            "only the first place was looked at, whatever k is",
+            lambda s, k: _counted(_among_best(s, 1), k),
+        ),
+        Mistake(
+            "only place number k was looked at: the own caption may stand in any of the first k places",
+            lambda s, k: _counted(_in_place_k(s, k), k),
+        ),
+        Mistake(
+            "the hits were divided by N times k: each picture has one own caption, so n is the number of pictures",
+            lambda s, k: _counted(_among_best(s, k), k, n=len(s) * k),
+        ),
+        Mistake("the numbers are percentages, where shares from 0 to 1 were asked for", lambda s, k: 100 * _recall(s, k)),
+        Mistake(
+            "the ends of the interval are not Wilson's: they are the recall plus and minus 1.96 simple standard errors",
+            lambda s, k: _simple_interval(_among_best(s, k), k),
+        ),
+    ],
+)
+
+
+def _simple_interval(found, k):
+    p, n = found.double().mean().item(), len(found)
+    half = 1.96 * (p * (1 - p) / n) ** 0.5
+    return torch.tensor([p, p - half, p + half, k / n])

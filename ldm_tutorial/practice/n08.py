@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+import re
+from functools import cache
 
-from .exercise import Build, Choice, Mistake, normal
+import torch
+from torch import Tensor
+
+from ..attention import enlarge, record_attention, record_inputs, word_attention, word_tokens
+from ..curios import plain
+from ..curios.vocabulary import parse
+from ..images import to_model
+from ..measure.pictures import renders
+from . import shipped
+from .exercise import Build, Choice, Find, Mistake, normal
 
 
 def _heard(queries, keys, values, power=0.5, dim=-1, softmax=True):
@@ -119,4 +129,166 @@ exchanged_tokens = Choice(
         "B": "each place takes an average over all tokens, and an average does not depend on their order, so only the text encoder can tell who comes first",
         "C": "a weight goes with its own key and value wherever they stand in the list, so no sum changes",
     },
+)
+
+
+def _split(x, heads):
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _split_by_reshape(x, heads):
+    return x.reshape(len(x), heads, x.shape[1], -1)
+
+
+def _split_by_turns(x, heads):
+    return x.unflatten(2, (-1, heads)).permute(0, 3, 1, 2)
+
+
+def _join(heard):
+    return heard.transpose(1, 2).flatten(2)
+
+
+def _join_by_reshape(heard):
+    return heard.reshape(len(heard), heard.shape[2], -1)
+
+
+def _join_by_turns(heard):
+    return heard.permute(0, 2, 3, 1).flatten(2)
+
+
+def _heads(split, join, width=lambda d, heads: d, dim=-1):
+    def many_heads(Q, K, V, heads):
+        Q, K, V = split(Q, heads), split(K, heads), split(V, heads)
+        scores = Q @ K.transpose(2, 3) / width(Q.shape[-1], heads) ** 0.5
+        return join(scores.softmax(dim) @ V)
+
+    return many_heads
+
+
+many_heads = Build(
+    "8.4",
+    right=_heads(_split, _join),
+    given=_heads(_split_by_reshape, _join_by_reshape),
+    cases=[
+        {
+            "Q": torch.tensor([[[2.0, 0.0], [1.0, 1.0]]]),
+            "K": torch.tensor([[[1.0, 0.0], [-1.0, 2.0]]]),
+            "V": torch.tensor([[[1.0, 2.0], [3.0, 5.0]]]),
+            "heads": 2,
+        },
+        {"Q": normal(2, 5, 12, seed=6), "K": normal(2, 7, 12, seed=7), "V": normal(2, 7, 12, seed=8), "heads": 3},
+    ],
+    mistakes=[
+        Mistake(
+            "the heads are now divided rightly, but the results are still laid side by side by reshape, which mixes places and heads: move the axis of the heads back first",
+            _heads(_split, _join_by_reshape),
+        ),
+        Mistake(
+            "the results are now laid side by side rightly, but the heads are still divided by reshape alone, so that one head gets numbers of several rows",
+            _heads(_split_by_reshape, _join),
+        ),
+        Mistake(
+            "the scores were divided by the square root of the whole width, where d is counted in each head",
+            _heads(_split, _join, width=lambda d, heads: d * heads),
+        ),
+        Mistake(
+            "there is one head only: each head should have a softmax of its own",
+            lambda Q, K, V, heads: _heads(_split, _join)(Q, K, V, 1),
+        ),
+        Mistake(
+            "the softmax runs over the places of the picture: for each place, the weights over the tokens should add up to 1",
+            _heads(_split, _join, dim=2),
+        ),
+        Mistake(
+            "each head got every so-many-th number of a row, where it should get numbers that stand side by side",
+            _heads(_split_by_turns, _join_by_turns),
+        ),
+        Mistake(
+            "the heads were divided rightly, but joined in another order: all numbers of the first head come first",
+            _heads(_split, _join_by_turns),
+        ),
+        Mistake(
+            "the heads were divided rightly, and the scores were not divided by the square root of d",
+            _heads(_split, _join, width=lambda d, heads: 1),
+        ),
+    ],
+)
+
+SCENE = ("car", "cheese", "green")
+HIGH, LITTLE = 0.7, 0.1  # IoU of a map that fits the object, and the share of the object's effect that is hardly any
+TAKEN = ("on", "background")  # the words that the notebook has used already
+LOOKED_AT = 100  # timestep: little noise, so that the maps are sharp
+
+
+@cache
+def scene() -> tuple[Tensor, Tensor, Tensor]:
+    """The picture of this exercise, its exact mask bool [64, 64], and its latents with a little noise [1, 8, 16, 16]."""
+    images, masks = renders([SCENE], seed=11, progress=False)
+    models = shipped.models()
+    z = models.encode(to_model(images))
+    z_t = models.scheduler.add_noise(z, normal(*z.shape, seed=12), torch.tensor([LOOKED_AT]))
+    return images[0], masks[0], z_t
+
+
+@torch.no_grad()
+def look(prompt: str, word: str, other: str) -> dict:
+    """The attention map of a word of the prompt [8, 8], its IoU with the object at the best threshold, and the mean effect of
+    exchanging the word for another, as a share of the effect of exchanging the object's word."""
+    models, (_, mask, z_t) = shipped.models(), scene()
+    tokens = word_tokens(models.tokenizer, prompt, word)
+    with record_attention(models.unet) as recorded, record_inputs(models.unet) as inputs:
+        models.unet(z_t, torch.tensor([LOOKED_AT]), encoder_hidden_states=models.encode_text([prompt]))
+    attention = torch.cat([calls[0] for calls in recorded.values()], dim=1)  # [1, 16 heads, 64 places, 77 tokens]
+    heat = word_attention(attention, [tokens])[0].clamp(min=1e-8).log().mean(0)  # [8, 8]: the mean of the heads
+    areas = [enlarge(heat[None])[0] > k / 20 for k in range(1, 20)]
+    iou = max(((area & mask).sum() / (area | mask).sum()).item() for area in areas)
+    replaced = exchange(prompt, word, other)
+    c, of_word, of_object = models.encode_text([prompt, replaced, plain("mug", *SCENE[1:])])
+    plainly = models.encode_text([plain(*SCENE)])[0]
+
+    def effect(one: Tensor, another: Tensor) -> float:
+        """How far the outputs of all layers move, on average over the places."""
+        moved = [
+            layer(h[0], encoder_hidden_states=one[None]) - layer(h[0], encoder_hidden_states=another[None])
+            for layer, h in inputs.items()
+        ]
+        return sum(change.norm(dim=2).mean().item() for change in moved)
+
+    return {"heat": heat, "iou": iou, "share": effect(c, of_word) / effect(plainly, of_object)}
+
+
+def exchange(prompt: str, word: str, other: str) -> str:
+    """The prompt with the first mention of a word replaced by another word."""
+    return re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", other, prompt, count=1, flags=re.IGNORECASE)
+
+
+def _misled(answer: object) -> str | None:
+    if not isinstance(answer, (tuple, list)) or len(answer) != 3 or not all(isinstance(text, str) for text in answer):
+        return "misleading should be three texts: a prompt, one word of it, and the word to exchange it for"
+    prompt, word, other = (" ".join(text.split()) for text in answer)
+    if not re.fullmatch("[A-Za-z]+", word) or not re.fullmatch("[A-Za-z]+", other):
+        return "the second and the third text should be one word each, of letters only"
+    if len(prompt.split()) > 20:
+        return f"the prompt has {len(prompt.split())} words, and at most 20 are allowed"
+    if parse(prompt) != SCENE:
+        return f"the prompt should say what the picture shows: a {SCENE[0]} made of {SCENE[1]} on a {SCENE[2]} background"
+    if word.lower() not in re.findall("[a-z]+", prompt.lower()):
+        return f"the word {word!r} does not stand in the prompt"
+    if word.lower() in TAKEN:
+        return f"notebook 08 has shown it for {word!r} already: find another word"
+    replaced = exchange(prompt, word, other)
+    if word.lower() == other.lower() or parse(replaced) != SCENE:
+        return f"with {other!r} in the place of {word!r} the prompt should be another one and still name the same three things"
+    found = look(prompt, word, other)
+    if found["iou"] < HIGH:
+        return f"the attention map of {word!r} has an IoU of {found['iou']:.2f} with the object, so it misleads nobody: {HIGH:g} or more is asked for"
+    if found["share"] > LITTLE:
+        return f"exchanging {word!r} for {other!r} has {found['share']:.0%} of the effect of exchanging the object's word, so the word does act: at most {LITTLE:.0%} is asked for"
+    return None
+
+
+misleading = Find(
+    "8.5",
+    fault=_misled,
+    because="the map of this word outlines the object, and yet another word in its place changes hardly anything, so a bright place in an attention map does not show that the word acts there",
 )

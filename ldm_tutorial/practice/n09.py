@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from .exercise import Build, Mistake, normal
+from ..curios import BACKGROUNDS, MATERIALS, OBJECTS
+from ..curios.vocabulary import parse
+from ..measure.judge import predict
+from ..sampling import sample
+from ..settings import Sampling
+from . import shipped
+from .exercise import Build, Find, Mistake, normal
 
 guide = Build(
     "9.1",
@@ -122,4 +128,113 @@ noise_for = Build(
             lambda seeds, shape: _noise_for(sorted(seeds, reverse=seeds == sorted(seeds)), shape),
         ),
     ],
+)
+
+
+def _in_interval(without, with_text, w, step, steps, start, stop, inside=None, outside=1.0):
+    guided = int(start * steps) <= step < int(stop * steps) if inside is None else inside(step, steps, start, stop)
+    return without + (w if guided else outside) * (with_text - without)
+
+
+def _where(inside):
+    return lambda u, c, w, step, steps, start, stop: _in_interval(u, c, w, step, steps, start, stop, inside)
+
+
+def _interval_case(step, steps, start, stop, w=3.0):
+    u, c = (torch.tensor([1.0]), torch.tensor([1.5])) if step == 5 else (normal(1, 3, 4, seed=5), normal(1, 3, 4, seed=6))
+    return {"without": u, "with_text": c, "w": w, "step": step, "steps": steps, "start": start, "stop": stop}
+
+
+guide_in_interval = Build(
+    "9.4",
+    right=_in_interval,
+    cases=[
+        _interval_case(5, 10, 0.2, 0.8),
+        _interval_case(1, 10, 0.2, 0.8, w=8.0),
+        _interval_case(2, 10, 0.2, 0.8, w=8.0),
+        _interval_case(8, 10, 0.2, 0.8, w=8.0),
+        _interval_case(0, 10, 0.0, 0.3),
+        _interval_case(9, 10, 0.2, 1.0),
+        _interval_case(1, 12, 0.15, 0.75),
+        _interval_case(9, 12, 0.15, 0.75),
+    ],
+    mistakes=[
+        Mistake(
+            "outside the interval the text is not heard at all: there the answer with the text should come out as it is, which is w = 1",
+            lambda u, c, w, *where: _in_interval(u, c, w, *where, outside=0.0),
+        ),
+        Mistake(
+            "inside and outside changed places: w counts in the middle of the run",
+            _where(lambda step, steps, start, stop: not int(start * steps) <= step < int(stop * steps)),
+        ),
+        Mistake("w counts in every step, as if there were no interval", _where(lambda *where: True)),
+        Mistake(
+            "the step where the interval ends still counts as inside: it is the first one after it",
+            _where(lambda step, steps, start, stop: int(start * steps) <= step <= int(stop * steps)),
+        ),
+        Mistake(
+            "the step where the interval begins is left out: it is the first one inside",
+            _where(lambda step, steps, start, stop: int(start * steps) < step < int(stop * steps)),
+        ),
+        Mistake(
+            "the number of the step was compared with start and stop themselves, which are shares of the run",
+            _where(lambda step, steps, start, stop: start <= step < stop),
+        ),
+        Mistake(
+            "the two ends were not rounded down: int(0.15 * 12) is 1, so there step 1 is the first one inside",
+            _where(lambda step, steps, start, stop: start <= step / steps < stop),
+        ),
+        Mistake(
+            "the steps were counted from 1: the first step of a run is step 0",
+            _where(lambda step, steps, start, stop: int(start * steps) <= step + 1 < int(stop * steps)),
+        ),
+        Mistake(
+            "outside the interval the answer without the text was added as well: nothing but the answer with the text is meant",
+            lambda u, c, w, *where: _in_interval(u, c, w, *where, outside=0.5),
+        ),
+    ],
+)
+
+FOUR_SEEDS = [0, 1, 2, 3]
+EIGHT_STEPS = Sampling("ddim", steps=8, guidance_scale=3.0)
+
+
+def seen_in(prompt: str, negative: str = "") -> list[tuple[str, str, str]]:
+    """What the judge sees in four pictures of a prompt: object, material and background of each."""
+    drawn = sample(shipped.models(), [prompt] * 4, FOUR_SEEDS, EIGHT_STEPS, negative_prompt=negative, progress=False)
+    verdicts = predict(shipped.judge(), torch.from_numpy(drawn)).tolist()
+    return [(OBJECTS[o], list(MATERIALS)[m], BACKGROUNDS[b]) for o, m, b in verdicts]
+
+
+def _not_away(answer: object) -> str | None:
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or not all(isinstance(text, str) for text in answer):
+        return "steered_away should be two texts: a prompt and a negative prompt"
+    prompt, negative = (" ".join(text.split()) for text in answer)
+    if max(len(prompt.split()), len(negative.split())) > 20:
+        return "one of the two texts has more than 20 words"
+    asked = parse(prompt)
+    if asked[0] is not None:
+        return f"the prompt names the object {asked[0]}: leave the object to the model"
+    if asked[1] is None:
+        return "the prompt should name a material, such as gold, wood or cheese"
+    if not negative:
+        return "the negative prompt is empty, so that nothing is to be kept away"
+    before = seen_in(prompt)
+    objects = [seen[0] for seen in before]
+    usual = max(sorted(set(objects)), key=objects.count)
+    if objects.count(usual) < 3:
+        return f"left to itself the model drew several objects ({', '.join(objects)}): take a prompt for which 3 of 4 agree"
+    after = seen_in(prompt, negative)
+    left = sum(seen[0] == usual for seen in after)
+    if left:
+        return f"without the negative prompt {objects.count(usual)} of 4 pictures show the object {usual}, and with it {left} of 4 still do"
+    if sum(seen[1] == asked[1] for seen in after) < 3:
+        return f"the object {usual} is gone, but fewer than 3 of 4 pictures are of {asked[1]}: the negative prompt drove away too much"
+    return None
+
+
+steered_away = Find(
+    "9.5",
+    fault=_not_away,
+    because="the negative prompt drove away an object that the model had added of its own accord, and the material stayed",
 )

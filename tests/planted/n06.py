@@ -82,10 +82,89 @@ def attend(q, k, v, dim, by):
     return torch.softmax(torch.matmul(q, k.mT) / by, dim=dim) @ v
 
 
+def hide_by_adding(scores):
+    n = scores.shape[1]
+    return torch.softmax(scores + torch.full((n, n), float("-inf")).triu(1), dim=2)
+
+
+def hide_and_divide_again(scores):
+    """The softmax first; what is left of each row is divided by its sum."""
+    weights = torch.tril(scores.double().softmax(dim=-1))
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def hide_by_loop(scores):
+    found = torch.zeros_like(scores)
+    for b in range(len(scores)):
+        for i in range(scores.shape[1]):
+            found[b, i, : i + 1] = scores[b, i, : i + 1].softmax(0)
+    return found
+
+
+def look_back(scores, mask, fill=float("-inf")):
+    return scores.masked_fill(mask(torch.ones(scores.shape[1:])) == 1, fill).softmax(2)
+
+
+def margin_by_loop(cosine, labels, others=lambda i, j: i != j):
+    same, different = [], []
+    for i in range(len(labels)):
+        for j in range(len(labels)):
+            if others(i, j):
+                (same if labels[i] == labels[j] else different).append(float(cosine[i, j]))
+    return sum(same) / len(same) - sum(different) / len(different)
+
+
+def test_by_loop(cosine, groups):
+    margins = [margin_by_loop(cosine, labels.tolist()) for labels in groups]
+    return margins[0], sum(m >= margins[0] for m in margins) / len(margins)
+
+
+def test_with_matrices(cosine, groups):
+    sign = 2 * groups.double() - 1
+    same = (sign[:, :, None] * sign[:, None, :] > 0).double()  # [D, N, N]
+    oneself = torch.eye(len(cosine)).double()
+    kept = same - oneself
+    within = (kept * cosine).sum((1, 2)) / kept.sum((1, 2))
+    across = ((1 - same) * cosine).sum((1, 2)) / (1 - same).sum((1, 2))
+    margins = within - across
+    return torch.tensor([margins[0], (margins + 1e-9 >= margins[0]).double().mean()])
+
+
+def margins_of(cosine, groups, **options):
+    return [margin_by_loop(cosine, labels.tolist(), **options) for labels in groups]
+
+
+def with_oneself(cosine, groups):
+    margins = margins_of(cosine, groups, others=lambda i, j: True)
+    return [margins[0], sum(m >= margins[0] for m in margins) / len(margins)]
+
+
+def count_larger(cosine, groups):
+    first, *others = margins_of(cosine, groups)
+    return [first, sum(m > first for m in others) / len(groups)]
+
+
+def count_others(cosine, groups):
+    first, *others = margins_of(cosine, groups)
+    return [first, sum(m >= first for m in others) / len(others)]
+
+
+def count_below(cosine, groups):
+    margins = margins_of(cosine, groups)
+    return [margins[0], sum(m <= margins[0] for m in margins) / len(margins)]
+
+
+def upside_down(cosine, groups):
+    margins = [-m for m in margins_of(cosine, groups)]
+    return [margins[0], sum(m >= margins[0] for m in margins) / len(margins)]
+
+
 RIGHT = {
     "merge_pair": [merge_backwards_list, merge_recursive],
     "attention": [attend_by_einsum, attend_with_library, attend_by_loop],
     "long_prompt": ["extraordinary kaleidoscope phosphorescent xylophone quizzical rhododendron"],
+    "causal_weights": [hide_by_adding, hide_and_divide_again, hide_by_loop],
+    "margin_test": [test_by_loop, test_with_matrices],
 }
 WRONG = {
     "merge_pair": {
@@ -106,5 +185,20 @@ WRONG = {
         "at most 6 are allowed": "a b c d e f g h i",
         "more than 20 letters": "x" * 60,
         "only words of letters": "1234567890 1234567890 1234567890",
+    },
+    "causal_weights": {
+        "where e to the power of 0 is 1": lambda s: (s * torch.ones(s.shape[1:]).tril()).softmax(-1),
+        "no longer adds up to 1": lambda s: torch.softmax(s, 2) * torch.ones(s.shape[1:]).tril(),
+        "the wrong way round": lambda s: look_back(s, lambda ones: ones.tril(-1)),
+        "gets nan": lambda s: look_back(s, torch.triu),
+        "still sees the next one": lambda s: look_back(s, lambda ones: ones.triu(2)),
+        "there is no mask": lambda s: torch.softmax(s, dim=2),
+    },
+    "margin_test": {
+        "compared with itself": with_oneself,
+        "only larger margins": count_larger,
+        "left out of the count": count_others,
+        "at most as large": count_below,
+        "the other way round": upside_down,
     },
 }

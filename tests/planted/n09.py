@@ -89,10 +89,31 @@ def no_z(hits, n, z=1.96):
     return middle - half, middle + half
 
 
+def guide_by_where(without, with_text, w, step, steps, start, stop):
+    scales = [1.0] * steps
+    for k in range(int(start * steps), int(stop * steps)):
+        scales[k] = w
+    return torch.lerp(without.double(), with_text.double(), scales[step])
+
+
+def guide_by_cases(without, with_text, w, step, steps, start, stop):
+    if step < int(start * steps):
+        return with_text
+    if step >= int(stop * steps):
+        return with_text
+    return with_text + (w - 1) * (with_text - without)
+
+
+def guided_if(u, c, w, inside, outside):
+    return u + w * (c - u) if inside else outside
+
+
 RIGHT = {
     "guide": [weighted, from_the_text],
     "interval": [from_scipy, from_the_quadratic, wilson],
     "noise_for": [seeded_globally, one_generator_reset],
+    "guide_in_interval": [guide_by_where, guide_by_cases],
+    "steered_away": [("something golden on a pink background", "an armchair made of gold")],
 }
 WRONG = {
     "guide": {
@@ -114,5 +135,23 @@ WRONG = {
         "still uniform": uniform,
         "the noise of the first seed": the_same_for_all,
         "the place in the batch": by_place,
+    },
+    "guide_in_interval": {
+        "not heard at all": lambda u, c, w, k, n, a, b: guided_if(u, c, w, int(a * n) <= k < int(b * n), u),
+        "inside and outside changed places": lambda u, c, w, k, n, a, b: guided_if(
+            u, c, w, k < int(a * n) or k >= int(b * n), c
+        ),
+        "as if there were no interval": lambda u, c, w, *where: weighted(u, c, w),
+        "still counts as inside": lambda u, c, w, k, n, a, b: guided_if(u, c, w, int(a * n) <= k <= int(b * n), c),
+        "are shares of the run": lambda u, c, w, k, n, a, b: guided_if(u, c, w, a <= k < b, c),
+        "not rounded down": lambda u, c, w, k, n, a, b: guided_if(u, c, w, a * n <= k < b * n, c),
+    },
+    "steered_away": {
+        "should be two texts": "a golden duck",
+        "leave the object to the model": ("a golden duck", "a pond"),
+        "should name a material": ("something nice", "an armchair"),
+        "is empty": ("something golden on a pink background", " "),
+        "4 still do": ("something golden on a pink background", "a pink background"),
+        "drew several objects": ("a thing made of wood on a blue background", "a cactus"),
     },
 }

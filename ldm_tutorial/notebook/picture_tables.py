@@ -21,8 +21,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import UserError
-from ..notebook.picture_files import FORMATS
 from ..text import END, START, UNSEEN
+from .picture_files import FORMATS
 
 HUB = "hub:"
 COLUMNS = {"file_name", "text"}
