@@ -161,7 +161,7 @@ guide_in_interval = Build(
     mistakes=[
         Mistake(
             "outside the interval the text is not heard at all: there the answer with the text should come out as it is, which is w = 1",
-            lambda u, c, w, *where: _in_interval(u, c, w, *where, outside=0.0),
+            lambda u, c, w, step, steps, start, stop: _in_interval(u, c, w, step, steps, start, stop, outside=0.0),
         ),
         Mistake(
             "inside and outside changed places: w counts in the middle of the run",
@@ -190,7 +190,7 @@ guide_in_interval = Build(
         ),
         Mistake(
             "outside the interval the answer without the text was added as well: nothing but the answer with the text is meant",
-            lambda u, c, w, *where: _in_interval(u, c, w, *where, outside=0.5),
+            lambda u, c, w, step, steps, start, stop: _in_interval(u, c, w, step, steps, start, stop, outside=0.5),
         ),
     ],
 )
