@@ -61,7 +61,7 @@ frames: $(STAMP) ## Draw all that the notebooks' sliders and menus can show, for
 	@HF_HUB_OFFLINE=1 $(PY) docs/book/frames.py $(ARGS)
 
 test-site: book-runtime ## Make the book and try it in a real browser, the model in its pages too
-	@HF_HUB_OFFLINE=1 $(PY) -m pytest tests/browser/test_book.py $(ARGS)
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest tests/browser/test_book.py tests/browser/test_frames.py $(ARGS)
 
 book-runtime: $(STAMP) ## Fetch what runs the model in the book's pages (once, by npm, into the cache); then `make site`
 	@$(PY) docs/book/live.py

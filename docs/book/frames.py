@@ -178,10 +178,17 @@ def store(control, folder: str, code: str) -> None:
         name = hashlib.sha256(content).hexdigest()[:16] + ".webp"
         (fresh / name).write_bytes(content)
         states[state] = [name, control.message]
-    # A knob that could be drawn at one value alone is dead: its other values failed.
-    alive = [k for k in range(len(plan.knobs)) if len({state[k] for state in states}) > 1]
-    for k in set(range(len(plan.knobs))) - set(alive):
-        plan.fixed[plan.knobs[k].label] = plan.knobs[k].texts[plan.knobs[k].start]
+    # A value that could never be drawn is left out, and so is a knob of which only one value is left.
+    alive = []
+    for k, knob in enumerate(plan.knobs):
+        drawn = sorted({state[k] for state in states})
+        if len(drawn) < 2:
+            plan.fixed[knob.label] = knob.texts[knob.start]
+            continue
+        states = {(*state[:k], drawn.index(state[k]), *state[k + 1 :]): shown for state, shown in states.items()}
+        texts, values = [knob.texts[i] for i in drawn], [knob.values[i] for i in drawn]
+        plan.knobs[k] = Knob(knob.name, knob.label, knob.kind, values, texts, drawn.index(knob.start), knob.of)
+        alive.append(k)
     listing = {
         "code": code,
         "kind": type(control).__name__,
@@ -333,7 +340,7 @@ def knob_html(knob: dict, name: str) -> str:
 def thinned_note(listing: dict) -> str:
     """What the page's sliders leave out, or nothing."""
     thin = [knob for knob in listing["knobs"] if len(knob["texts"]) < knob["of"]]
-    parts = [f"{len(knob['texts'])} of {knob['of']:,} positions of <em>{html.escape(knob['label'])}</em>" for knob in thin]
+    parts = [f"{len(knob['texts'])} of {knob['of']:,} settings of <em>{html.escape(knob['label'])}</em>" for knob in thin]
     notes = [f"Drawn for this page: {', '.join(parts)}. The notebook itself has them all."] if parts else []
     if len(listing["states"]) < math.prod(len(knob["texts"]) for knob in listing["knobs"]):
         notes.append("Moving one slider puts the others back.")

@@ -81,16 +81,21 @@ def toy(tmp_path, monkeypatch):
     w = pytest.importorskip("ipywidgets")
     from PIL import Image
 
+    from ldm_tutorial.errors import UserError
     from ldm_tutorial.notebook.controls import Control
 
     def draw(red, shade, words):
         tone = {"dark": 60, "bright": 255}[shade]
         return Image.new("RGB", (40, 30), (red, tone, 0)), f"red {red}, {shade}"
 
+    def draw_some(red, shade, words):
+        if shade == "absent":
+            raise UserError("that is not on this machine")
+        return draw(red, shade, words)
+
     slider = w.IntSlider(0, min=0, max=200, step=100, description="Red")
-    control = Control(
-        draw, red=slider, shade=w.Dropdown(options=["dark", "bright"]), words=w.Text("hello", description="Words")
-    )
+    menu = w.Dropdown(options=["dark", "absent", "bright"])
+    control = Control(draw_some, red=slider, shade=menu, words=w.Text("hello", description="Words"))
     folder = tmp_path / "stored"
     frames.store(control, str(folder), "0")
     listing = json.loads((folder / frames.LISTING).read_text())
@@ -110,6 +115,7 @@ def test_states_are_stored(toy):
     listing, _ = toy
     assert len(listing["states"]) == 6 and listing["fixed"] == {"Words": "hello"} and listing["size"] == [40, 30]
     assert listing["states"]["2,1"][1] == "red 200, bright"
+    assert listing["knobs"][1]["texts"] == ["dark", "bright"] and listing["knobs"][1]["of"] == 3  # one could not be drawn
     assert len({file for file, _ in listing["states"].values()}) == 6
 
 
@@ -119,7 +125,7 @@ def test_the_script_shows_them(browser, toy):
     seen = turn_all(page, page.locator(".ldm-frames"))
     assert seen == 2
     assert page.locator("#still").is_hidden()
-    assert "Words (hello)" in page.locator(".ldm-run").inner_text()
+    assert "Words (hello)" in page.locator(".ldm-run").last.inner_text()
     page.close()
 
 

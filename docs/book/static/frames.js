@@ -32,6 +32,7 @@ function bringToLife(root) {
   }
 
   function show() {
+    if (!states[stateNow()]) knobs.forEach((knob, k) => (knob.value = first[k])); // it could not be drawn
     showValues();
     const [file, text] = states[stateNow()];
     picture.src = folder + file;
