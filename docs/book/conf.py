@@ -20,7 +20,8 @@ html_favicon = "_static/favicon.png"
 html_theme = "sphinx_book_theme"
 html_title = project
 html_last_updated_fmt = None
-html_copy_source = False
+html_copy_source = True  # what the download button gives: the page, or the notebook, as it is
+html_sourcelink_suffix = ""
 html_show_sphinx = False
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 

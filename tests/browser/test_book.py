@@ -4,6 +4,7 @@ import functools
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,15 @@ def test_front_page_is_light(browser, book):
     page.goto(f"{book}/index.html", wait_until="networkidle")
     page.close()
     assert 10_000 < sum(sizes) < 1_500_000
+
+
+def test_what_the_download_button_links_to_is_there(book):
+    found = 0
+    for page in HTML.rglob("*.html"):
+        for link in re.findall(r'href="([^"]*_sources/[^"]*)"', page.read_text(encoding="utf-8")):
+            assert (page.parent / link).is_file(), (page.name, link)
+            found += 1
+    assert found > 30
 
 
 def picture_of(page, number: int = 0) -> np.ndarray:
