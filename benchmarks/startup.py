@@ -28,7 +28,7 @@ COMMANDS = {  # name: the command, and the exit status that it must have
     "help": ([*LDM, "--help"], 0),
     "wrong_option": ([*LDM, "generate", PROMPT, "--no-such-option"], 2),
     "generate": ([*LDM, "generate", PROMPT, "--sampler", "ddim", "--out", "picture.png"], 0),
-    "generate_with_torch": ([*LDM, "generate", PROMPT, "--engine", "torch", "--out", "picture.png"], 0),
+    "generate_with_torch": ([*LDM, "generate", PROMPT, "--sampler", "ddim", "--engine", "torch", "--out", "picture.png"], 0),
     "plain_diffusers": ([sys.executable, "-c", PLAIN, "WEIGHTS", PROMPT, "picture.png"], 0),
 }
 

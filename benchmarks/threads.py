@@ -1,4 +1,5 @@
-"""How many threads, and whether they spin while they wait: milliseconds of a guided step, of a batch's, of a training step.
+"""How many threads, and whether they spin while they wait: milliseconds of a guided step, of a batch's, of a training step,
+of rendering.
 
 Each way is a process of its own, since most of these settings are read once; all are asked in turn, on the machine as it is
 ("idle", beside whatever else runs: see the load average) and beside one more process that never rests ("busy").
@@ -24,7 +25,13 @@ WAYS = {  # name: engine, threads, environment, whether threads spin (the engine
     "ONNX Runtime, all threads, not spinning": ("onnx", ALL, {}, False),
     "ONNX Runtime, one thread less": ("onnx", max(1, ALL - 1), {}, False),
 }
-JOBS = {"guided step": (2, 8), "step of a batch of 16": (32, 2), "training step": (16, 2)}  # pictures a call, calls a round
+JOBS = {
+    "guided step": (2, 8),
+    "step of a batch of 16": (32, 2),
+    "training step": (16, 2),
+    "rendering": (16, 1),
+}  # pictures a call, calls a round
+ONLY_TORCH = ("training step", "rendering")
 SPIN = "while True: pass"
 # Waits for lines of JSON, each a job, and answers each with the milliseconds of its calls.
 WORKER = """
@@ -38,6 +45,8 @@ if engine == "torch":
     models = load_models(folder, "cpu")
     learner = copy.deepcopy(models.unet).train().requires_grad_(True)
     optimizer = torch.optim.AdamW(learner.parameters(), 1e-4)
+    from ldm_tutorial.curios import scene_at
+    from ldm_tutorial.curios.render import render
 else:
     import onnxruntime
     from ldm_tutorial.engine.engine import GRAPHS
@@ -49,6 +58,9 @@ else:
 def call(job, z, text):
     if engine == "onnx":
         unet.run(None, {"sample": z, "timestep": np.array(500), "encoder_hidden_states": text})
+        return
+    if job == "rendering":
+        list(render([scene_at("train", i)[0] for i in range(len(z))], 64, "cpu"))
         return
     z, text = torch.from_numpy(z), torch.from_numpy(text)
     if job == "training step":
@@ -131,7 +143,7 @@ def main() -> None:
             with busy_core(state == "busy"):
                 for job, (pictures, calls) in JOBS.items():
                     for name, worker in workers.items():
-                        if job == "training step" and WAYS[name][0] == "onnx":
+                        if job in ONLY_TORCH and WAYS[name][0] == "onnx":
                             continue
                         spent = worker.ask(job, pictures, 1 if given.quick else calls)
                         taken.setdefault((name, job, state), []).extend(spent)

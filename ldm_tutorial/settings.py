@@ -35,7 +35,7 @@ class Sampling:
             )
 
 
-# As the papers and diffusers' pipelines have it: one fixed step size, guidance in every step.
+# As the papers and diffusers' pipelines have it: DDIM, evenly spaced timesteps, guidance in every step.
 PLAIN_SAMPLING = Sampling()
 # Chosen on trained pairs and held-out pairs for choices, by the rule in benchmarks/choose_sampling.py.
 DEFAULT_SAMPLING = Sampling("unipc", 12, 3.0, (0.15, 0.75))

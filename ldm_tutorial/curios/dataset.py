@@ -210,7 +210,11 @@ def _render_missing(jobs: list[tuple], progress: bool) -> None:
     """Put the blocks that the cache lacks into it: a GPU renders one after the other, a CPU as many at once as it has cores."""
     from tqdm.auto import tqdm
 
-    todo = [job for job in jobs if not any(path.exists() for path in _places(*job))]
+    todo = []
+    for job in jobs:
+        cached = [path for path in _places(*job) if path.exists()]
+        if not cached:
+            todo.append(job)
     total = sum(stop - start for _, start, stop, *_ in todo)
     workers = min(available_cores(), 16, len(todo)) if jobs[0][-1] == "cpu" else 1
     with tqdm(total=total, desc=f"render {jobs[0][0]}", unit=" pictures", disable=not (progress and todo)) as bar:

@@ -107,7 +107,9 @@ def common_words(spare: bool = False) -> tuple[str, ...]:
 def vocabulary(names: bool = False) -> set[str]:
     """Every word that a caption can hold, in lower case; ``names``: only those of objects, materials and backgrounds."""
     phrases = [*OBJECTS, *BACKGROUNDS, *wordings("nouns"), *wordings("stuffs"), *wordings("colours")]
-    phrases += [phrase for forms in MATERIALS.values() for group in forms for phrase in group]
+    for forms in MATERIALS.values():
+        for group in forms:
+            phrases += group
     if not names:
         text = (Path(__file__).parent / "wordings.txt").read_text(encoding="utf-8")
         phrases.append(re.sub(r"(?m)^#.*|^\[.*", " ", text))  # no comments, no names of sections
@@ -132,8 +134,7 @@ def parse(text: str) -> tuple[str | None, str | None, str | None]:
         for found in re.finditer(backdrop, text):
             background = colours[found[1]]
         text = re.sub(backdrop, " ", text)
-    forms = {form: name for name, groups in MATERIALS.items() for group in groups for form in (*group, name)}
-    forms |= _named(synonyms("stuffs"))
+    forms = _forms_of_materials() | _named(synonyms("stuffs"))
     del forms["orange"]  # it may be the background
     material = _first(text, forms) or _first(text, {"orange": "orange"})
     bare = re.search(rf"\b{colour}(?= ?[,;/+-] |[,;:]|$)", text)
@@ -147,7 +148,19 @@ def parse(text: str) -> tuple[str | None, str | None, str | None]:
 
 def _named(table: dict[str, tuple[str, ...]]) -> dict[str, str]:
     """``{"mug": ("cup", "beaker")}`` -> ``{"cup": "mug", "beaker": "mug"}``."""
-    return {other: name for name, others in table.items() for other in others}
+    names = {}
+    for name, others in table.items():
+        names |= dict.fromkeys(others, name)
+    return names
+
+
+def _forms_of_materials() -> dict[str, str]:
+    """Every form in which a caption can name a material, with its name: ``{"golden": "gold", "gold": "gold"}``."""
+    names = {}
+    for name, groups in MATERIALS.items():
+        for group in groups:
+            names |= dict.fromkeys((*group, name), name)
+    return names
 
 
 def without_articles(text: str) -> str:

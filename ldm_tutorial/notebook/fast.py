@@ -18,7 +18,11 @@ from ..settings import Sampling
 
 def state(models: Models) -> list[tuple[int, int]]:
     """Something that changes when the model gets other weights, or the weights other values."""
-    return [(id(p), p._version) for part in (models.text_encoder, models.unet, models.vae) for p in part.parameters()]
+    counted = []
+    for part in (models.text_encoder, models.unet, models.vae):
+        for parameter in part.parameters():
+            counted.append((id(parameter), parameter._version))
+    return counted
 
 
 @torch.no_grad()

@@ -2,13 +2,13 @@
 
 Measured by ``benchmarks/threads.py`` (the table stands in docs/architecture.md), on an idle machine and beside one busy core:
 
-- Threads of torch that wait for each other spin. Beside a busy core that makes everything 6 to 14 times slower, so in notebooks
-  and in ``ldm`` they sleep (``OMP_WAIT_POLICY=PASSIVE``): at most 1.7 times slower on an idle machine.
+- Threads of torch that wait for each other spin. Beside a busy core that makes networks 12 to 29 times slower, so in notebooks
+  and in ``ldm`` they sleep (``OMP_WAIT_POLICY=PASSIVE``): at most 1.9 times slower on an idle machine.
 - One picture at a time: steps so short that waking a thread costs more than it does; one core is left free.
 - Batches and live trainings: all cores.
 - Trainings by ``ldm train``, which have the machine to themselves: all cores, spinning.
 - The engine: all cores, sleeping. Rendering: as many processes as cores, one thread in each. A process that
-  renders alone has one thread as well: its steps are many and small. Beside other work two made 2 pictures a second, one 60.
+  renders alone has one thread as well: two that sleep took 2.3 times as long on an idle machine, 1.2 times beside a busy core.
 
 A setting of the user's (the names in ``WAITING`` and ``COUNTS``) is never changed, and a number given to
 ``torch.set_num_threads`` never exceeded.
