@@ -165,43 +165,60 @@ def store(control, folder: str, code: str) -> None:
         listing = json.loads((Path(folder) / LISTING).read_text(encoding="utf-8"))
         (Path(folder) / LISTING).write_text(json.dumps(listing | {"code": code}), encoding="utf-8")
         return
-    states = {}
-    for state in plan.states if knobs else []:
-        settings = {knob.name: knob.values[i] for knob, i in zip(plan.knobs, state, strict=True)}
-        if hasattr(control, "made"):  # a playground shows what was made before, too
-            control.made.clear()
-        control.drawn = None
-        control.put(**settings)
-        if control.drawn is None:  # it said why it can't draw that
-            continue
-        content, size = as_webp(control.image.value)
-        name = hashlib.sha256(content).hexdigest()[:16] + ".webp"
-        (fresh / name).write_bytes(content)
-        states[state] = [name, control.message]
-    # A value that could never be drawn is left out, and so is a knob of which only one value is left.
-    alive = []
-    for k, knob in enumerate(plan.knobs):
-        drawn = sorted({state[k] for state in states})
-        if len(drawn) < 2:
-            plan.fixed[knob.label] = knob.texts[knob.start]
-            continue
-        states = {(*state[:k], drawn.index(state[k]), *state[k + 1 :]): shown for state, shown in states.items()}
-        texts, values = [knob.texts[i] for i in drawn], [knob.values[i] for i in drawn]
-        plan.knobs[k] = Knob(knob.name, knob.label, knob.kind, values, texts, drawn.index(knob.start), knob.of)
-        alive.append(k)
+    states, size = draw_states(control, plan, fresh) if knobs else ({}, None)
+    alive, states = leave_out_undrawn(plan, states)
     listing = {
         "code": code,
         "kind": type(control).__name__,
-        "size": size if states else None,
+        "size": size,
         "fixed": plan.fixed,
         "listable": bool(knobs),
-        "knobs": [describe(plan.knobs[k]) for k in alive],
-        "states": {",".join(str(state[k]) for k in alive): shown for state, shown in states.items()} if alive else {},
+        "knobs": [describe(knob) for knob in alive],
+        "states": {",".join(map(str, state)): shown for state, shown in states.items()} if alive else {},
         "seconds": round(time.monotonic() - start, 1),
     }
     (fresh / LISTING).write_text(json.dumps(listing), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
+
+
+def draw_states(control, plan: Plan, folder: Path) -> tuple[dict[tuple, list[str]], tuple[int, int] | None]:
+    """Draw the planned states into a folder: {state: [file, text]}, and the pictures' width and height. A state for which the
+    control says why it can't draw it is left out."""
+    states, size = {}, None
+    for state in plan.states:
+        settings = {knob.name: knob.values[i] for knob, i in zip(plan.knobs, state, strict=True)}
+        if hasattr(control, "made"):  # a playground shows what was made before, too
+            control.made.clear()
+        control.drawn = None
+        control.put(**settings)
+        if control.drawn is None:
+            continue
+        content, size = as_webp(control.image.value)
+        name = hashlib.sha256(content).hexdigest()[:16] + ".webp"
+        (folder / name).write_bytes(content)
+        states[state] = [name, control.message]
+    return states, size
+
+
+def leave_out_undrawn(plan: Plan, states: dict[tuple, list[str]]) -> tuple[list[Knob], dict[tuple, list[str]]]:
+    """The knobs without the values that could never be drawn, and the states in their numbers. A knob of which fewer than two
+    values are left becomes one of ``plan.fixed``."""
+    alive, places, columns = [], [], []  # the knobs that are left, their old places, and {old number of a value: new one}
+    for k, knob in enumerate(plan.knobs):
+        drawn = sorted({state[k] for state in states})
+        if len(drawn) < 2:
+            plan.fixed[knob.label] = knob.texts[knob.start]
+            continue
+        texts, values = [knob.texts[i] for i in drawn], [knob.values[i] for i in drawn]
+        alive.append(Knob(knob.name, knob.label, knob.kind, values, texts, drawn.index(knob.start), knob.of))
+        columns.append({old: new for new, old in enumerate(drawn)})
+        places.append(k)
+    renumbered = {}
+    for state, shown in states.items():
+        kept = tuple(column[state[k]] for column, k in zip(columns, places, strict=True))
+        renumbered[kept] = shown
+    return alive, renumbered
 
 
 def find_twin(control, plan: Plan, own: Path) -> Path | None:
