@@ -148,7 +148,7 @@ def parse(text: str) -> tuple[str | None, str | None, str | None]:
 
 def _named(table: dict[str, tuple[str, ...]]) -> dict[str, str]:
     """``{"mug": ("cup", "beaker")}`` -> ``{"cup": "mug", "beaker": "mug"}``."""
-    names = {}
+    names: dict[str, str] = {}
     for name, others in table.items():
         names |= dict.fromkeys(others, name)
     return names
@@ -156,7 +156,7 @@ def _named(table: dict[str, tuple[str, ...]]) -> dict[str, str]:
 
 def _forms_of_materials() -> dict[str, str]:
     """Every form in which a caption can name a material, with its name: ``{"golden": "gold", "gold": "gold"}``."""
-    names = {}
+    names: dict[str, str] = {}
     for name, groups in MATERIALS.items():
         for group in groups:
             names |= dict.fromkeys((*group, name), name)
