@@ -237,6 +237,23 @@ def test_an_error_is_told_with_its_line():
     assert "in the line `return share.view(2, 2) * x` (RuntimeError: shape '[2, 2]' is invalid" in sentence
 
 
+def test_an_error_of_what_is_found_or_made_is_told_with_its_line():
+    def read_folder(folder):
+        return open(folder).read()
+
+    sentence = check.read_folder.judge(read_folder).sentence
+    assert "read_folder stopped with an error in the line `return open(folder).read()` (" in sentence
+
+
+def test_a_repair_without_effect_is_told():
+    def noisy_picture(x, eps, a, encode, decode, factor):
+        z_t = (a**0.5 * encode(x) + (1 - a) ** 0.5 * eps) * factor
+        return decode(z_t / factor)
+
+    verdict = check.noisy_picture.judge(noisy_picture)
+    assert verdict.waits and "has no effect" in verdict.sentence
+
+
 def test_what_never_ends_is_stopped(monkeypatch):
     monkeypatch.setattr(exercise, "SECONDS", 0.2)
     monkeypatch.setattr(exercise, "WAITED", 200)  # on a busy machine too the work ends first

@@ -157,7 +157,8 @@ class Build(Exercise):
         if not wrong:
             return self.finished(answer, results, expected, [name for _, changed in found for name in changed])
         if self.given is not None and self.gives(self.given, results):
-            return Verdict(False, f"Exercise {self.number} waits: {self.name} still does what it did when it was given.", True)
+            remark = f"{self.name} still gives what it gave at first, so a change that you may have made in it has no effect"
+            return Verdict(False, f"Exercise {self.number} waits: {remark}.", True)
         looks = [mistake.looks for mistake in self.mistakes if self.gives(mistake.function, results)]
         first = wrong[0]
         remark = compare(self.cases[first], results[first], expected[first], self.name)
@@ -244,7 +245,7 @@ class Find(Exercise):
         except TookTooLong as error:
             fault = endless(self.name, error.args[0], own_line(answer, error))  # type: ignore[arg-type]
         except BROKEN as error:
-            fault = f"{self.name} can't be used as it is ({type(error).__name__}: {first_line(error)})"
+            fault = broken(self.name, error, own_line(answer, error))  # type: ignore[arg-type]
         return self.solved(self.because) if fault is None else self.not_yet(fault)
 
 
@@ -341,7 +342,7 @@ def first_line(error: BaseException) -> str:
         told = str(error).strip().splitlines()
     except Exception:
         told = []
-    return told[0].rstrip(".")[:120] if told else "no reason told"
+    return told[0].rstrip(".")[:160] if told else "no reason told"
 
 
 def own_line(function: Callable, error: BaseException) -> str:
@@ -393,6 +394,12 @@ def compare_parts(result: Sequence, expected: Sequence, name: str) -> str:
     if result[place] is None:
         return f"part {place + 1} of the {len(expected)} that {name} gives is None"
     return f"in part {place + 1} of {len(expected)}, {compare({}, result[place], expected[place], name)}"
+
+
+def broken(name: str, error: BaseException, line: str) -> str:
+    """What is said of an answer that raised an error while it was tried, in ``line`` of its code if it is a function."""
+    what = f"stopped with an error in the line `{line}`" if line else "can't be used as it is"
+    return f"{name} {what} ({type(error).__name__}: {first_line(error)})"
 
 
 def endless(name: str, seconds: str, line: str) -> str:

@@ -213,7 +213,7 @@ noisy_picture = Build(
             _scaled(before=0),
         ),
         Mistake(
-            "factor was divided by first and multiplied with afterwards, or the noise was multiplied with it: latents times factor have a variance of about 1",
+            "the latents were divided by factor first and multiplied by it afterwards, or the noise was multiplied by it: it is the latents times factor that have a variance of about 1",
             _scaled(before=-1, after=1),
         ),
         Mistake(
@@ -224,6 +224,18 @@ noisy_picture = Build(
         Mistake(
             "the picture was scaled, and not its latents",
             lambda x, eps, a, encode, decode, factor: _noisy_picture(factor * x, eps, a, encode, decode, factor, 0, 0) / factor,
+        ),
+        Mistake(
+            "factor was multiplied by after the noise was added, so that it changes latents and noise alike: it belongs to the latents alone",
+            _scaled(before=0, after=1),
+        ),
+        Mistake(
+            "the scaling was undone on the picture, behind the decoder, where it should be undone on the latents",
+            lambda x, eps, a, encode, decode, factor: _noisy_picture(x, eps, a, encode, decode, factor, after=0) / factor,
+        ),
+        Mistake(
+            "the decoder is missing: these are latents",
+            lambda x, eps, a, encode, decode, factor: _noisy_picture(x, eps, a, encode, lambda z: z, factor, after=0),
         ),
     ],
 )

@@ -185,6 +185,30 @@ def _training_batches(latents, alphas_cumprod, steps, size, seed, again=False, o
     return batches
 
 
+def _drawn_as(*order, roots=True):
+    """Batches whose random numbers are drawn in another order, or (not ``roots``) mixed without square roots."""
+
+    def training_batches(latents, alphas_cumprod, steps, size, seed):
+        generator = torch.Generator().manual_seed(seed)
+        draws = {
+            "chosen": lambda: torch.randint(len(latents), (size,), generator=generator),
+            "t": lambda: torch.randint(len(alphas_cumprod), (size,), generator=generator),
+            "eps": lambda: torch.randn(size, *latents.shape[1:], generator=generator),
+        }
+        batches = []
+        for _ in range(steps):
+            drawn = {name: draws[name]() for name in order}
+            a = alphas_cumprod[drawn["t"]].view(-1, 1, 1, 1)
+            p, q = (a**0.5, (1 - a) ** 0.5) if roots else (a, 1 - a)
+            batches.append((p * latents[drawn["chosen"]] + q * drawn["eps"], drawn["t"], drawn["eps"]))
+        return batches
+
+    return training_batches
+
+
+ANOTHER_ORDER = "the random numbers are drawn in another order, which gives other ones: first chosen, then t, then eps"
+
+
 def _with(**changes):
     return lambda latents, alphas_cumprod, steps, size, seed: _training_batches(
         latents, alphas_cumprod, steps, size, seed, **changes
@@ -220,6 +244,13 @@ training_batches = Build(
         Mistake(
             "only the first batch was made: the others are missing",
             lambda latents, a, steps, size, seed: _training_batches(latents, a, 1, size, seed),
+        ),
+        Mistake(ANOTHER_ORDER, _drawn_as("t", "chosen", "eps")),
+        Mistake(ANOTHER_ORDER, _drawn_as("chosen", "eps", "t")),
+        Mistake(ANOTHER_ORDER, _drawn_as("eps", "chosen", "t")),
+        Mistake(
+            "the batches are drawn rightly, but alpha-bar now stands without its square roots",
+            _drawn_as("chosen", "t", "eps", roots=False),
         ),
     ],
 )

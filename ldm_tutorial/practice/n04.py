@@ -175,6 +175,13 @@ def _validation_loss(model, batches, mode=False, by_size=True, loss_of=F.mse_los
     return sum(size * loss for size, loss in zip(sizes, losses, strict=True)) / sum(sizes)
 
 
+def _back_too_early(model, batches):
+    """Evaluation mode for the first batch only."""
+    sizes = [len(z_t) for z_t, t, eps in batches]
+    losses = [_validation_loss(model, [batch], mode=i > 0) for i, batch in enumerate(batches)]
+    return sum(size * loss for size, loss in zip(sizes, losses, strict=True)) / sum(sizes)
+
+
 def _measured(**changes):
     return lambda model, batches: _validation_loss(model, batches, **changes)
 
@@ -230,6 +237,10 @@ validation_loss = Build(
             "the squared errors were added up for each example, where their mean is the loss",
             lambda model, batches: 2 * _validation_loss(model, batches),
         ),
+        Mistake(
+            "the model goes back to training mode after the first batch: model.train() stands inside the loop", _back_too_early
+        ),
+        Mistake("the absolute error was used, where the mean squared error is the loss", _measured(loss_of=F.l1_loss)),
         Mistake("only the last batch was counted", lambda model, batches: _validation_loss(model, batches[-1:])),
     ],
     also=_left_changed,

@@ -182,6 +182,11 @@ def _hidden_by(fill, keep, axis=-1, at_diagonal=1):
 _causal_weights = _hidden_by(float("-inf"), "earlier")
 
 
+def _times_infinity(scores):
+    """Scores of later tokens multiplied by minus infinity."""
+    return (scores * torch.ones_like(scores).masked_fill(torch.ones_like(scores).triu(1) > 0, float("-inf"))).softmax(-1)
+
+
 causal_weights = Build(
     "6.4",
     right=_causal_weights,
@@ -219,6 +224,18 @@ causal_weights = Build(
         Mistake(
             "later tokens are hidden, but there is no softmax, so that these are still scores",
             lambda scores: scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf")),
+        ),
+        Mistake(
+            "a mask of zeros and ones was multiplied by infinity, and 0 times infinity is nan: masked_fill puts minus infinity in some places alone",
+            lambda scores: scores * float("nan"),
+        ),
+        Mistake(
+            "the scores of later tokens were multiplied by minus infinity, which makes plus infinity of those below 0: they should become minus infinity, whatever they were",
+            _times_infinity,
+        ),
+        Mistake(
+            "a softmax was taken before the mask as well: only the masked scores go into it, once",
+            lambda scores: _causal_weights(scores.softmax(-1)),
         ),
     ],
 )

@@ -149,6 +149,16 @@ def _but(**wrong):
     return lambda images, sentences, temperature: _zero_shot(images, sentences, temperature, **wrong)
 
 
+def _divided_by(size):
+    """The means divided by something else than their lengths."""
+
+    def zero_shot(images, sentences, temperature):
+        means = sentences.mean(1)
+        return (images @ (means / size(means)).T / temperature).softmax(1)
+
+    return zero_shot
+
+
 zero_shot = Build(
     "7.4",
     right=_zero_shot,
@@ -187,6 +197,18 @@ zero_shot = Build(
             _but(over=0),
         ),
         Mistake("the temperature was left out", lambda images, sentences, temperature: _zero_shot(images, sentences, 1.0)),
+        Mistake(
+            "all means were divided by one number, the size of the whole table: each has a length of its own, norm(dim=1)",
+            _divided_by(lambda means: means.norm()),
+        ),
+        Mistake(
+            "the lengths of the means lie along the wrong axis: with keepdim=True they stand in a column, and each row is divided by its own",
+            _divided_by(lambda means: means.norm(dim=1)),
+        ),
+        Mistake(
+            "the shares were divided by the temperature, after the softmax: the cosines should be, before it",
+            lambda images, sentences, temperature: _zero_shot(images, sentences, 1.0) / temperature,
+        ),
     ],
 )
 

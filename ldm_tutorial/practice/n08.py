@@ -165,6 +165,33 @@ def _heads(split, join, width=lambda d, heads: d, dim=-1):
     return many_heads
 
 
+def _keep_axes(x, heads):
+    return x.unflatten(2, (heads, -1))
+
+
+def _join_as_it_is(heard):
+    return heard.flatten(2)
+
+
+def _partly(*repaired):
+    """The heads of some of Q, K and V are divided rightly, those of the others by reshape alone."""
+
+    def many_heads(Q, K, V, heads):
+        parts = {"Q": Q, "K": K, "V": V}
+        for name, x in parts.items():
+            parts[name] = _split(x, heads) if name in repaired else _split_by_reshape(x, heads)
+        scores = parts["Q"] @ parts["K"].transpose(2, 3) / parts["Q"].shape[-1] ** 0.5
+        return _join(scores.softmax(-1) @ parts["V"])
+
+    return many_heads
+
+
+BY_TURNS = "each head got every so-many-th number of a row, where it should get numbers that stand side by side"
+BEHIND = "the heads have an axis of their own, but it stands behind that of the rows: transpose(1, 2) brings it in front"
+SOME_LEFT = (
+    "the heads of some of Q, K and V are divided rightly, and those of the rest still by reshape alone: all three need the same"
+)
+
 many_heads = Build(
     "8.4",
     right=_heads(_split, _join),
@@ -196,13 +223,21 @@ many_heads = Build(
             lambda Q, K, V, heads: _heads(_split, _join)(Q, K, V, 1),
         ),
         Mistake(
+            "d is that of a head, but there is one head only: each head should have a softmax of its own",
+            lambda Q, K, V, heads: _heads(_split, _join, width=lambda d, one: d / heads)(Q, K, V, 1),
+        ),
+        Mistake(
             "the softmax runs over the places of the picture: for each place, the weights over the tokens should add up to 1",
             _heads(_split, _join, dim=2),
         ),
-        Mistake(
-            "each head got every so-many-th number of a row, where it should get numbers that stand side by side",
-            _heads(_split_by_turns, _join_by_turns),
-        ),
+        Mistake(BY_TURNS, _heads(_split_by_turns, _join_by_turns)),
+        Mistake(BY_TURNS, _heads(_split_by_turns, _join)),
+        Mistake(BEHIND, _heads(_keep_axes, _join)),
+        Mistake(BEHIND, _heads(_keep_axes, _join_as_it_is)),
+        Mistake(SOME_LEFT, _partly("Q")),
+        Mistake(SOME_LEFT, _partly("Q", "K")),
+        Mistake(SOME_LEFT, _partly("Q", "V")),
+        Mistake(SOME_LEFT, _partly("K", "V")),
         Mistake(
             "the heads were divided rightly, but joined in another order: all numbers of the first head come first",
             _heads(_split, _join_by_turns),

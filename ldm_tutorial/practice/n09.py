@@ -153,6 +153,7 @@ guide_in_interval = Build(
         _interval_case(1, 10, 0.2, 0.8, w=8.0),
         _interval_case(2, 10, 0.2, 0.8, w=8.0),
         _interval_case(8, 10, 0.2, 0.8, w=8.0),
+        _interval_case(9, 10, 0.2, 0.8, w=8.0),
         _interval_case(0, 10, 0.0, 0.3),
         _interval_case(9, 10, 0.2, 1.0),
         _interval_case(1, 12, 0.15, 0.75),
@@ -187,6 +188,23 @@ guide_in_interval = Build(
         Mistake(
             "the steps were counted from 1: the first step of a run is step 0",
             _where(lambda step, steps, start, stop: int(start * steps) <= step + 1 < int(stop * steps)),
+        ),
+        Mistake(
+            "the interval never ends: stop is not looked at",
+            _where(lambda step, steps, start, stop: int(start * steps) <= step),
+        ),
+        Mistake(
+            "the interval begins with the run: start is not looked at",
+            _where(lambda step, steps, start, stop: step < int(stop * steps)),
+        ),
+        Mistake("there is no guidance at all: w is not used", _where(lambda *where: False)),
+        Mistake(
+            "guidance sets out from the answer with the text: it goes from the one without, w times the way to the one with it",
+            lambda u, c, w, step, steps, start, stop: c - u + _in_interval(u, c, w, step, steps, start, stop, outside=0.0),
+        ),
+        Mistake(
+            "guidance goes away from the text: the difference is the answer with it minus the one without",
+            lambda u, c, w, *where: _in_interval(u, c, -w, *where),
         ),
         Mistake(
             "outside the interval the answer without the text was added as well: nothing but the answer with the text is meant",

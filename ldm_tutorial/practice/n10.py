@@ -169,6 +169,16 @@ def _last_timestep(z, eps, timesteps, alphas_cumprod, strength):
     return _start_of_edit(z, eps, timesteps[-1:], alphas_cumprod, 1.0)
 
 
+def _left_out_rounded(z, eps, timesteps, alphas_cumprod, strength):
+    a = alphas_cumprod[timesteps[int(len(timesteps) * (1 - strength))]]
+    return a**0.5 * z + (1 - a) ** 0.5 * eps
+
+
+def _computed_timestep(z, eps, timesteps, alphas_cumprod, strength):
+    a = alphas_cumprod[int((len(alphas_cumprod) - 1) * strength)]
+    return a**0.5 * z + (1 - a) ** 0.5 * eps
+
+
 TWENTY = torch.linspace(0.98, 0.02, 20)  # alpha-bar for cases with 20 timesteps
 
 start_of_edit = Build(
@@ -204,6 +214,13 @@ start_of_edit = Build(
             "alphas_cumprod": TWENTY,
             "strength": 1.0,
         },
+        {
+            "z": normal(1, 3, 4, 4, seed=10),
+            "eps": normal(1, 3, 4, 4, seed=11),
+            "timesteps": torch.tensor([18, 15, 12, 9, 6]),
+            "alphas_cumprod": TWENTY,
+            "strength": 0.35,
+        },
     ],
     mistakes=[
         Mistake(
@@ -227,6 +244,15 @@ start_of_edit = Build(
         Mistake("the noise was added without its factor", _started(mix=lambda z, eps, a: a**0.5 * z + eps)),
         Mistake("no noise was added: the model expects that of the first timestep", _started(mix=lambda z, eps, a: z)),
         Mistake("one step too few is left out", _started(extra=-1)),
+        Mistake("one step too many is left out", _started(extra=1)),
+        Mistake(
+            "the number of steps was rounded in another way: int(len(timesteps) * strength) steps are done, and all others are left out",
+            _left_out_rounded,
+        ),
+        Mistake(
+            "the timestep was computed from the strength alone: the run has a list of timesteps, and the first one that is done stands there",
+            _computed_timestep,
+        ),
     ],
 )
 

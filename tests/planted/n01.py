@@ -93,6 +93,23 @@ def stops(folder):
     return to_model(torch.stack([torch.tensor(to_square(load_picture(path), 64)) for path in sorted(Path(folder).iterdir())]))
 
 
+def until_one_fails(folder):
+    """The loop stands inside the try, so it ends at the first file that is no picture."""
+    images = []
+    with contextlib.suppress(UserError):
+        for path in sorted(Path(folder).iterdir()):
+            images.append(to_square(load_picture(path), 64))
+    return to_model(torch.from_numpy(np.stack(images)))
+
+
+def by_names(folder, caught=UserError, join=torch.stack):
+    images = []
+    for name in sorted(path.name for path in Path(folder).iterdir()):
+        with contextlib.suppress(caught):
+            images.append(torch.from_numpy(to_square(load_picture(name), 64)))
+    return to_model(join(images))
+
+
 RIGHT = {
     "read_folder": [read, read_by_pillow],
     "normalise": [in_numpy, by_channels],
@@ -108,11 +125,18 @@ WRONG = {
             folder, reader=lambda path: Image.open(path).convert("RGB"), square=lambda image: ImageOps.fit(image, (64, 64))
         ),
         "it was squeezed": lambda folder: read(folder, square=lambda image: image.resize((64, 64))),
-        "sort them": lambda folder: read(folder, order=lambda paths: sorted(paths)[::-1]),
+        "sort them": lambda folder: read(folder, order=lambda paths: (lambda a, b, *rest: [a, b, *rest[::-1]])(*sorted(paths))),
+        "gives a tensor of shape [2, 3": until_one_fails,
+        "read none of the pictures": by_names,
+        "its folder is missing": lambda folder: by_names(folder, caught=ZeroDivisionError),
+        "torch.from_numpy makes one of it": lambda folder: to_model(
+            np.stack([to_square(load_picture(path), 64) for path in sorted(Path(folder).iterdir()) if path.suffix != ".txt"])
+        ),
+        "this was done twice": lambda folder: read(folder) / 127.5 - 1,
         "from 0 to 1, where": lambda folder: read(folder) / 2 + 0.5,
         "go up to 255": lambda folder: (read(folder) + 1) * 127.5,
         "a list of tensors": lambda folder: list(read(folder)),
-        "the folder held 4 pictures": lambda folder: read(folder)[:3],
+        "a tensor of shape [3, 3": lambda folder: read(folder)[:3],
         "red and blue": lambda folder: read(folder).flip(1),
         "height and width": lambda folder: read(folder).transpose(2, 3),
         "and not with reshape": lambda folder: read(folder).permute(0, 2, 3, 1).reshape(4, 3, 64, 64),

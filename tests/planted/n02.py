@@ -116,8 +116,13 @@ WRONG = {
     "noisy_picture": {
         "still scaled: divide by factor": not_undone,
         "nothing multiplied them": only_undone,
-        "divided by first and multiplied": upside_down,
+        "divided by factor first and multiplied": upside_down,
         "without its square roots": unrooted,
+        "it belongs to the latents alone": lambda x, e, a, encode, decode, s: decode(
+            (a**0.5 * encode(x) + (1 - a) ** 0.5 * e) * s
+        ),
+        "behind the decoder": lambda x, e, a, encode, decode, s: not_undone(x, e, a, encode, decode, s) / s,
+        "the decoder is missing": lambda x, e, a, encode, decode, s: not_undone(x, e, a, encode, lambda z: z, s),
     },
     "split": {
         "two different orders": two_orders,

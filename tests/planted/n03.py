@@ -156,6 +156,25 @@ def strength_measured():
     return torch.stack([products.mean(), products.mean() - 1.96 * error, products.mean() + 1.96 * error])
 
 
+def batches_noise_first(latents, alphas_cumprod, steps, size, seed):
+    generator, made = torch.Generator().manual_seed(seed), []
+    for _ in range(steps):
+        eps = torch.randn(size, *latents.shape[1:], generator=generator)
+        z = latents[torch.randint(len(latents), (size,), generator=generator)]
+        t = torch.randint(len(alphas_cumprod), (size,), generator=generator)
+        made.append((by_einsum(z, eps, t, alphas_cumprod), t, eps))
+    return made
+
+
+def batches_no_roots(latents, alphas_cumprod, *numbers):
+    made = []
+    for z_t, t, eps in batches(latents, alphas_cumprod, *numbers):
+        a = alphas_cumprod[t].view(-1, 1, 1, 1)
+        z = (z_t - (1 - a).sqrt() * eps) / a.sqrt()
+        made.append((a * z + (1 - a) * eps, t, eps))
+    return made
+
+
 RIGHT = {
     "training_batches": [batches_by_comprehension, batches, without_generator],
     "hidden_strength": [strength(), strength_measured()],
@@ -172,6 +191,8 @@ WRONG = {
         ],
         "one generator that goes on is asked for": lambda *given: batches(*given, begins=lambda seed, step: seed + step),
         "2 parts are expected": lambda *given: batches(*given)[:1],
+        "first chosen, then t, then eps": batches_noise_first,
+        "alpha-bar now stands without": batches_no_roots,
     },
     "hidden_strength": {
         "three numbers are expected": 0.07,

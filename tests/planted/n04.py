@@ -124,6 +124,16 @@ def both_by_angle(z_t, v, a):
     return math.cos(angle) * z_t - math.sin(angle) * v, math.sin(angle) * z_t + math.cos(angle) * v
 
 
+def loss_with_train_inside(model, batches):
+    model.eval()
+    total, count = 0.0, 0
+    for z_t, t, eps in batches:
+        total += (model(z_t, t) - eps).square().mean(dim=1).sum().item()
+        count += len(eps)
+        model.train()
+    return total / count
+
+
 RIGHT = {
     "validation_loss": [loss_over_all, loss_by_sum, loss_in],
     "from_v": [both_by_solving, both_by_angle],
@@ -135,6 +145,11 @@ WRONG = {
     "validation_loss": {
         "model.eval() is missing": lambda model, batches: loss_in(model, batches, mode=True),
         "weigh each loss": lambda model, batches: loss_in(model, batches, by_size=False),
+        "model.train() stands inside the loop": loss_with_train_inside,
+        "the absolute error": lambda model, batches: (
+            sum((model.eval()(z_t, t) - eps).abs().mean(dim=1).sum().item() for z_t, t, eps in batches)
+            / sum(len(b[0]) for b in batches)
+        ),
         "call model.train() at the end": lambda model, batches: loss_in(model, batches, back=False),
         "added up and not divided": lambda model, batches: sum(len(b[0]) for b in batches) * loss_over_all(model, batches),
     },

@@ -193,6 +193,11 @@ WRONG = {
         "gets nan": lambda s: look_back(s, torch.triu),
         "still sees the next one": lambda s: look_back(s, lambda ones: ones.triu(2)),
         "there is no mask": lambda s: torch.softmax(s, dim=2),
+        "0 times infinity is nan": lambda s: (s - float("inf") * torch.ones(s.shape[1:]).triu(1)).softmax(2),
+        "multiplied by minus infinity": lambda s: (
+            s * torch.where(torch.ones(s.shape[1:]).tril() == 1, 1.0, float("-inf"))
+        ).softmax(2),
+        "before the mask as well": lambda s: look_back(torch.softmax(s, dim=2), lambda ones: ones.triu(1)),
     },
     "margin_test": {
         "compared with itself": with_oneself,

@@ -129,6 +129,9 @@ WRONG = {
         "runs over the pictures": lambda x, s, t: answers_as(x, s, 1 / t, dim=0),
         "the softmax is missing": lambda x, s, t: x @ unit(s.mean(1)).T / t,
         "only the first sentence": lambda x, s, t: answers_as(x, s[:, :1], 1 / t),
+        "the size of the whole table": lambda x, s, t: answers_as(x, s / s.mean(1).square().sum().sqrt(), 1 / t, long=True),
+        "with keepdim=True": lambda x, s, t: (x @ (s.mean(1) / s.mean(1).norm(dim=1)).T / t).softmax(1),
+        "after the softmax": lambda x, s, t: answers_as(x, s, 1) / t,
     },
     "recall_at_k": {
         "the captions look for their pictures": lambda s, k: recall_by_sorting(s.T, k),

@@ -89,7 +89,15 @@ WRONG = {
         "still laid side by side by reshape": lambda q, k, v, h: many(q, k, v, h, whole=True),
         "still divided by reshape alone": lambda q, k, v, h: many(q, k, v, h, split=cut),
         "square root of the whole width": lambda q, k, v, h: many(q, k, v, h, by=q.shape[2] ** 0.5),
-        "one head only": lambda q, k, v, h: many(q, k, v, 1),
+        "there is one head only: each": lambda q, k, v, h: many(q, k, v, 1, by=(q.shape[2] / h) ** 0.5),
+        "as if there is one head only": lambda q, k, v, h: many(q, k, v, 1),
+        "all three need the same": lambda q, k, v, h: many(
+            q, k, v.reshape(len(v), h, len(v[0]), -1).permute(0, 2, 1, 3).reshape(v.shape), h
+        ),
+        "transpose(1, 2) brings it in front": lambda q, k, v, h: many(
+            q, k, v, h, split=lambda x, h: x.view(*x.shape[:2], h, -1)
+        ),
+        "so-many-th": lambda q, k, v, h: many(q, k, v, h, split=lambda x, h: x.unflatten(2, (-1, h)).permute(0, 3, 1, 2)),
         "over the places": lambda q, k, v, h: many(q, k, v, h, dim=2),
     },
     "misleading": {

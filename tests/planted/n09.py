@@ -144,6 +144,13 @@ WRONG = {
         "as if there were no interval": lambda u, c, w, *where: weighted(u, c, w),
         "still counts as inside": lambda u, c, w, k, n, a, b: guided_if(u, c, w, int(a * n) <= k <= int(b * n), c),
         "are shares of the run": lambda u, c, w, k, n, a, b: guided_if(u, c, w, a <= k < b, c),
+        "stop is not looked at": lambda u, c, w, k, n, a, b: guided_if(u, c, w, int(a * n) <= k, c),
+        "start is not looked at": lambda u, c, w, k, n, a, b: guided_if(u, c, w, k < int(b * n), c),
+        "w is not used": lambda u, c, *rest: c,
+        "sets out from the answer with the text": lambda u, c, w, k, n, a, b: (
+            c + w * (c - u) if int(a * n) <= k < int(b * n) else c
+        ),
+        "goes away from the text": lambda u, c, w, k, n, a, b: guided_if(u, c, -w, int(a * n) <= k < int(b * n), c),
         "not rounded down": lambda u, c, w, k, n, a, b: guided_if(u, c, w, a * n <= k < b * n, c),
     },
     "steered_away": {

@@ -100,6 +100,9 @@ WRONG = {
     "start_of_edit": {
         "still the wrong way round": lambda z, e, t, a, s: start(z, e, a[t[int(len(t) * s)]]),
         "still used as its timestep": lambda z, e, t, a, s: start(z, e, a[step_of(t, s)]),
+        "one step too many": lambda z, e, t, a, s: start(z, e, a[t[step_of(t, s) + 1]]),
+        "rounded in another way": lambda z, e, t, a, s: start(z, e, a[t[int(len(t) * (1 - s))]]),
+        "computed from the strength alone": lambda z, e, t, a, s: start(z, e, a[int(s * (len(a) - 1))]),
         "that of the noisiest timestep": lambda z, e, t, a, s: start(z, e, a[t[0]]),
         "without its square roots": lambda z, e, t, a, s: a[t[step_of(t, s)]] * z + (1 - a[t[step_of(t, s)]]) * e,
         "without its factor": lambda z, e, t, a, s: a[t[step_of(t, s)]] ** 0.5 * z + e,
