@@ -100,13 +100,14 @@ def main() -> int:
 
     # More phases are more calls of run(...) in this list.
     chosen = [f"tests/test_{name}.py" for name in QUICK] if options.fast else ["tests", "--ignore=tests/browser"]
-    results = [run("unit tests", *chosen, *([] if options.all else NOT_SLOW), *many, "loadfile")]
+    slow_too = [] if options.all else NOT_SLOW
+    results = [run("unit tests", *chosen, *slow_too, *many, "loadfile")]
     if not options.fast:
         notebooks = [path.relative_to(ROOT) for path in find_notebooks()]
         strict = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", CELL_TIMEOUT]
         results += [run("notebooks", *strict, *many, "loadscope", *notebooks) if notebooks else Result("notebooks", 5, 0.0)]
         results += [run("browser smoke test", "tests/browser/test_smoke.py")]
-        results += [run("the book", "tests/browser/test_book.py")]
+        results += [run("the book", "tests/browser/test_book.py", *slow_too)]
 
     print("\n##### summary")
     print("\n".join(line for result in results for line in result.lines()))

@@ -5,6 +5,9 @@ links made to fit. A link to a file that is no page of the book goes to the repo
 plain text.
 """
 
+import base64
+import hashlib
+import html
 import json
 import re
 import shutil
@@ -17,6 +20,7 @@ from pathlib import Path
 
 import frames
 import live
+from PIL import Image
 
 BOOK = Path(__file__).parent
 ROOT = BOOK.parent.parent
@@ -44,6 +48,7 @@ PAGES = {
     "ldm_tutorial/weights/DATA_CARD.md": "data_card.md",
 }
 PICTURES = re.compile(r"\.(png|jpe?g|svg|webp)$", re.IGNORECASE)
+PICTURE_TAG = re.compile(r'<img alt="[^"]*" src="(?P<source>[^"]*_images/[0-9a-f]{64}\.png)" />')
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -85,15 +90,58 @@ def fit_links(text: str, source: str, target: str, pages: dict[str, str]) -> str
     return LINK.sub(fit, text)
 
 
-def stage() -> tuple[int, Counter]:
-    """Write all pages to docs/_build/source; returns how many, and the counts of the notebooks' controls."""
+def alt_texts(notebook: dict) -> dict[str, str]:
+    """{name of the picture's file in the book: its alternative text} for all pictures that cells of a notebook put out.
+
+    Sphinx's extension names a picture by the SHA-256 of its bytes, and drops the text.
+    """
+    found = {}
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            picture = "".join(output.get("data", {}).get("image/png", ""))
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if picture and alt:
+                name = hashlib.sha256(base64.b64decode(picture)).hexdigest()
+                found[f"{name}.png"] = alt
+    return found
+
+
+def complete_pictures(alts: dict[str, str]) -> int:
+    """Give the pictures of the notebooks' pages their alternative texts and sizes, and let a browser fetch them when they
+    come into view; the first of a page is fetched at once. Returns the number of pictures."""
+    count = 0
+
+    def complete(found: re.Match) -> str:
+        nonlocal count, first
+        name = Path(found.group("source")).name
+        if name not in alts:
+            return found.group()
+        with Image.open(HTML / "_images" / name) as picture:
+            width, height = picture.size
+        lazy = "" if first else ' loading="lazy"'
+        first = False
+        count += 1
+        alt = html.escape(alts[name], quote=True)
+        return f'<img alt="{alt}" src="{found.group("source")}" width="{width}" height="{height}"{lazy} />'
+
+    for page in sorted((HTML / "notebooks").rglob("*.html")):
+        first = True
+        text = page.read_text(encoding="utf-8")
+        page.write_text(PICTURE_TAG.sub(complete, text), encoding="utf-8")
+    return count
+
+
+def stage() -> tuple[int, Counter, dict[str, str]]:
+    """Write all pages to docs/_build/source; returns how many, the counts of the notebooks' controls, and the alternative
+    texts of their pictures."""
     shutil.rmtree(SOURCE, ignore_errors=True)
     SOURCE.mkdir(parents=True)
     shutil.copytree(BOOK / "static", SOURCE / "_static")
     for name in ("conf.py", "settings.toml"):
         shutil.copy(BOOK / name, SOURCE / name)
     pages = find_pages()
-    controls = Counter()
+    controls: Counter = Counter()
+    alts: dict[str, str] = {}
     for source, target in pages.items():
         place = SOURCE / target
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -102,13 +150,18 @@ def stage() -> tuple[int, Counter]:
             place.write_text(mermaid_as_text(fit_links(text, source, target, pages)), encoding="utf-8")
             continue
         notebook = json.loads(text)
+        alts |= alt_texts(notebook)
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = fit_links("".join(cell["source"]), source, target, pages)
         up = "../" * target.count("/")
         controls.update(frames.put_frames(notebook, place.name[:2], up, SOURCE / "_static" / "frames"))
+        if place.parent.name == "notebooks":
+            live.put_figure(notebook, place.stem, up)
         place.write_text(json.dumps(notebook), encoding="utf-8")
-    return len(pages), controls
+    sources = {target.rsplit(".", 1)[0]: source for source, target in pages.items()}
+    (SOURCE / "sources.json").write_text(json.dumps(sources), encoding="utf-8")
+    return len(pages), controls, alts
 
 
 def about_controls(counts: Counter) -> str:
@@ -130,11 +183,12 @@ def mermaid_as_text(text: str) -> str:
 def main() -> int:
     """Stage and build; warnings are errors."""
     start = time.monotonic()
-    count, controls = stage()
+    count, controls, alts = stage()
     shutil.rmtree(HTML, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", BUILD / "doctrees", SOURCE, HTML]
     code = subprocess.call(list(map(str, command)))
     if code == 0:
+        complete_pictures(alts)
         size = live.put_model(HTML / "_static" / "live")
         what = f"{size / 1e6:.1f} MB until its first picture" if size else "left out, `make book-runtime` fetches what it needs"
         print(f"The model in the page: {what}.")

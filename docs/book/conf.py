@@ -1,11 +1,13 @@
 """Sphinx configuration of the book. `make site` stages the pages (docs/book/build.py) and runs Sphinx on them."""
 
+import json
 import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
 SETTINGS = tomllib.loads((HERE / "settings.toml").read_text(encoding="utf-8"))
-REPOSITORY = SETTINGS["repository"]
+REPOSITORY = SETTINGS["repository"].rstrip("/")
+PLACES = json.loads((HERE / "sources.json").read_text(encoding="utf-8"))  # page -> the file it was made from
 
 project = "Latent diffusion, built"
 author = "The ldm_tutorial authors"
@@ -49,5 +51,28 @@ if REPOSITORY:
     html_theme_options |= {
         "repository_url": REPOSITORY,
         "repository_branch": SETTINGS["branch"],
-        "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"},
+        "launch_buttons": {
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+            "notebook_interface": "jupyterlab",
+        },
     }
+    # A page is edited where its source lies in the project, which may be another place than the page's in the book.
+    html_context |= {
+        "edit_page_provider_name": "GitHub",
+        "edit_page_url_template": REPOSITORY + "/edit/" + SETTINGS["branch"] + "/{{ places.get(pagename, file_name) }}",
+        "places": PLACES,
+    }
+
+
+def send_to_colab_branch(app, pagename, templatename, context, doctree):
+    """Colab opens the notebooks of another branch: those whose first cell installs the course (docs/book/colab.py)."""
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if button["text"] == "Colab":
+                button["url"] = button["url"].replace(f"/blob/{SETTINGS['branch']}/", f"/blob/{SETTINGS['colab_branch']}/")
+
+
+def setup(app):
+    """Sphinx calls this. The theme has put its buttons into the page before a handler of so late a priority runs."""
+    app.connect("html-page-context", send_to_colab_branch, priority=900)

@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import gzip
 import hashlib
+import html
 import json
 import shutil
 import subprocess
@@ -34,6 +35,78 @@ WEIGHT_FILES = (
     "vae/diffusion_pytorch_model.safetensors",
 )
 MODEL_FILES = ("engine.json", "tokenizer/tokenizer.json", *GRAPHS.values(), *WEIGHT_FILES)
+
+# The live figures of the lessons: in which notebook, at the end of which section, and what the figure holds
+# (static/live/figure.js). `how` replaces parts of the default way of sampling.
+FIGURES = {
+    "05_sampling": (
+        "How many steps?",
+        {
+            "text": "Live, in this page: the same noise, drawn with as many DDIM steps as you choose. Try 2, 4, 8 and 20.",
+            "vary": "steps",
+            "prompt": "a golden mug on a blue background",
+            "seed": 7,
+            "how": {"sampler": "ddim", "interval": [0, 1]},
+            "slider": {"label": "Steps", "min": 2, "max": 50, "step": 1, "start": 4, "caption": "{} steps"},
+        },
+    ),
+    "08_cross_attention": (
+        "What does a word do?",
+        {
+            "text": "Live, in this page: two sentences, one noise. Exchange a word in the second and see which places change.",
+            "vary": "prompt",
+            "prompts": ["a wooden mug on a blue background", "a golden mug on a blue background"],
+            "seed": 7,
+            "how": {},
+        },
+    ),
+    "09_text_to_image": (
+        "When does guidance help?",
+        {
+            "text": "Live, in this page: the same noise and prompt, with the guidance scale that you choose, in every step.",
+            "vary": "guidance",
+            "prompt": "an armchair made of avocado",
+            "seed": 7,
+            "how": {"interval": [0, 1]},
+            "slider": {"label": "Guidance", "min": 1, "max": 15, "step": 0.5, "start": 1, "caption": "guidance {}"},
+        },
+    ),
+}
+
+
+def has_runtime() -> bool:
+    """Whether the browser's runtime lies in the cache."""
+    return (runtime_folder() / f"{WASM}.gz").exists()
+
+
+def put_figure(notebook: dict, name: str, up: str) -> bool:
+    """Put the live figure of a lesson at the end of its section; ``up`` leads from the page to the book's first folder.
+
+    Returns whether there is one. Without the browser's runtime there is none.
+
+    Raises:
+        SystemExit: where the section's heading is not in the notebook any more.
+    """
+    if name not in FIGURES or not has_runtime():
+        return False
+    heading, figure = FIGURES[name]
+    headings = {}  # number of the cell -> heading without its marks
+    for number, cell in enumerate(notebook["cells"]):
+        first = "".join(cell["source"]).lstrip().split("\n")[0]
+        if cell["cell_type"] == "markdown" and first.startswith("#"):
+            headings[number] = first.lstrip("# ").strip()
+    starts = [number for number, text in headings.items() if text == heading]
+    if not starts:
+        raise SystemExit(f"{name} has no section {heading!r} any more: name another for its figure in docs/book/live.py.")
+    end = min((number for number in headings if number > starts[0]), default=len(notebook["cells"]))
+    lines = [
+        "```{raw} html",
+        f'<div class="ldm-live" role="group" aria-label="Live figure" data-figure="{html.escape(json.dumps(figure))}"></div>',
+        f'<script type="module" src="{up}_static/live/figure.js"></script>',
+        "```",
+    ]
+    notebook["cells"].insert(end, {"cell_type": "markdown", "id": "live-figure", "metadata": {}, "source": "\n".join(lines)})
+    return True
 
 
 def runtime_folder() -> Path:
@@ -89,10 +162,9 @@ def surprises() -> dict:
 def put_model(live: Path) -> int:
     """Put runtime, model and live.json into the book's folder ``live``; returns the bytes until the first picture, 0 where
     the runtime was never fetched."""
-    runtime = runtime_folder()
-    if not (runtime / f"{WASM}.gz").exists():
+    if not has_runtime():
         return 0
-    shutil.copytree(runtime, live / "ort", dirs_exist_ok=True)
+    shutil.copytree(runtime_folder(), live / "ort", dirs_exist_ok=True)
     total = (live / "ort" / f"{WASM}.gz").stat().st_size
     for name in MODEL_FILES:
         target = live / "model" / name

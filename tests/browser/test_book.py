@@ -20,8 +20,11 @@ from tests.run import ROOT
 HTML = ROOT / "docs" / "_build" / "html"
 PAGES = ["index.html", "live.html", "claims.html", "notebooks/03_forward_diffusion.html"]
 WIDTHS = [360, 768, 1280]
+THEMES = ["light", "dark"]
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+LESSONS = ["05_sampling", "08_cross_attention", "09_text_to_image"]  # those with a live figure
 PROMPT, SEED = "an armchair made of avocado on a pink background", 7
-DRAWN = "[data-drawn]"
+REPOSITORY = "https://github.com/OWNER/ldm_tutorial"
 MINUTES = 5 * 60_000  # milliseconds: the machine may be busy
 
 
@@ -113,6 +116,135 @@ def test_front_page_is_light(browser, book):
     assert 10_000 < sum(sizes) < 1_500_000
 
 
+def test_notebook_pages_are_light(browser, book):
+    """What a page fetches before anyone scrolls: its pictures come when they are near."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    sizes: list[int] = []
+    page.on("response", lambda response: sizes.append(min(len(response.body()), len(gzip.compress(response.body())))))
+    found, all_of_it = {}, {}
+    for path in sorted((HTML / "notebooks").glob("*.html")):
+        sizes.clear()
+        page.goto(f"{book}/notebooks/{path.name}", wait_until="networkidle")
+        found[path.stem] = sum(sizes)
+        pictures = set(re.findall(r'src="\.\./(_images/[^"]+)"', path.read_text(encoding="utf-8")))
+        all_of_it[path.stem] = sum((HTML / name).stat().st_size for name in pictures)
+    page.close()
+    print({name: f"{size / 1e6:.1f} MB at once, pictures {all_of_it[name] / 1e6:.1f} MB" for name, size in found.items()})
+    assert len(found) == 11 and max(found.values()) < 3_000_000
+
+
+def test_pictures_have_words(book):
+    """Alternative texts as the notebooks give them, no names of files; sizes, so that nothing jumps when a picture comes."""
+    count = 0
+    for page in (HTML / "notebooks").rglob("*.html"):
+        text = page.read_text(encoding="utf-8").split("<article", 1)[1]
+        for tag in re.findall(r"<img[^>]*>", text):
+            alt = re.search(r'alt="([^"]*)"', tag)
+            assert alt and len(alt.group(1)) > 10 and not alt.group(1).endswith((".png", ".jpg")), (page.name, tag[:200])
+            count += "_images/" in tag and re.search(r' width="\d+" height="\d+"', tag) is not None
+    assert count > 150
+
+
+def faults_for_readers(page) -> list[str]:
+    """What axe-core finds against WCAG 2.2, level AA."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    # without preload, for which axe-core would fetch style sheets by itself
+    found = Axe().run(page, options={"runOnly": WCAG, "resultTypes": ["violations"], "preload": False})
+    return [f"{fault['id']}: {node['html'][:160]}" for fault in found.response["violations"] for node in fault["nodes"]]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("name", PAGES)
+def test_page_for_everybody(open_page, name, theme):
+    assert faults_for_readers(open_page(name, color_scheme=theme)) == []
+
+
+def test_faults_for_readers_are_found(open_page):
+    """The control: a picture without words, and grey words on white."""
+    page = open_page(PAGES[-1], color_scheme="light")
+    page.evaluate("document.querySelector('article img').removeAttribute('alt')")
+    page.evaluate("document.querySelector('article p').style.color = '#ddd'")
+    faults = faults_for_readers(page)
+    assert sorted({fault.split(":")[0] for fault in faults}) == ["color-contrast", "image-alt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", THEMES)
+def test_every_page_for_everybody(browser, book, theme):
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=theme)
+    faults, count = {}, 0
+    for path in sorted(HTML.rglob("*.html")):
+        name = path.relative_to(HTML).as_posix()
+        if name.startswith("_static/"):  # the theme's templates, no pages
+            continue
+        page.goto(f"{book}/{name}")
+        page.wait_for_load_state("load")
+        if found := faults_for_readers(page):
+            faults[name] = found
+        count += 1
+    page.close()
+    assert count > 40 and faults == {}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The folder of a book that names its repository: a copy of the course's pages, built by its own scripts."""
+    course = tmp_path_factory.mktemp("published") / "course"
+    leave = shutil.ignore_patterns("_build", "__pycache__", ".*")
+    for name in ("docs", "notebooks", "benchmarks", "examples", "ldm_tutorial", "tests", ".github"):
+        shutil.copytree(ROOT / name, course / name, ignore=leave)
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "environment.yml", "Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, course / name)
+    place = course / "docs" / "book" / "settings.toml"
+    settings = place.read_text(encoding="utf-8")
+    assert 'repository = ""' in settings
+    place.write_text(settings.replace('repository = ""', f'repository = "{REPOSITORY}"'), encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(course)}
+    done = subprocess.run([sys.executable, "docs/book/build.py"], cwd=course, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return course
+
+
+def test_buttons_of_a_published_book(published):
+    """Edit leads to the file that a page was made from, wherever it lies; Binder and Colab to the notebook."""
+    html = published / "docs" / "_build" / "html"
+    edited = 0
+    for path in sorted(html.rglob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        for link in re.findall(rf'href="{REPOSITORY}/edit/main/([^"]*)"', text):
+            assert (published / link).is_file(), (path.name, link)
+            edited += 1
+    assert edited > 40
+    lesson = (html / "notebooks" / "05_sampling.html").read_text(encoding="utf-8")
+    assert "https://mybinder.org/v2/gh/OWNER/ldm_tutorial/main?urlpath=lab/tree/notebooks/05_sampling.ipynb" in lesson
+    assert "https://colab.research.google.com/github/OWNER/ldm_tutorial/blob/colab/notebooks/05_sampling.ipynb" in lesson
+    assert f'href="{REPOSITORY}/edit/main/docs/claims.md"' in (html / "claims.html").read_text(encoding="utf-8")
+
+
+def test_a_book_without_a_repository_has_no_dead_buttons(book):
+    for path in HTML.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert "colab.research" not in text and "mybinder" not in text and "/edit/" not in text, path.name
+
+
+def test_colab_notebooks_install_the_course_first(published, tmp_path):
+    command = [sys.executable, "docs/book/colab.py", str(tmp_path)]
+    subprocess.run(command, cwd=published, env=os.environ | {"PYTHONPATH": str(published)}, check=True)
+    written = sorted(tmp_path.rglob("*.ipynb"))
+    assert len(written) == 33
+    for path in written:
+        first, *others = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        place = path.relative_to(tmp_path)
+        assert f"--branch main {REPOSITORY} " in first["source"] and first["source"].endswith(f"/{place.parent.as_posix()}")
+        assert others == json.loads((ROOT / place).read_text(encoding="utf-8"))["cells"]
+
+
+def test_colab_notebooks_need_a_repository(book, tmp_path):
+    done = subprocess.run([sys.executable, "docs/book/colab.py", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "names no repository" in done.stderr and not list(tmp_path.iterdir())
+
+
 def test_what_the_download_button_links_to_is_there(book):
     found = 0
     for page in HTML.rglob("*.html"):
@@ -199,6 +331,61 @@ def test_a_link_brings_the_boxes_back(open_page, playground):
     page = open_page("live.html#prompt=a+golden+duck&seed=12&steps=9&guidance=2.5&nonsense=%22]")
     page.wait_for_function("document.querySelector('[name=seed]').value == '12'")
     assert page.locator("[name=prompt]").input_value() == "a golden duck" and page.locator("[name=steps]").input_value() == "9"
+
+
+# --- the lessons' live figures -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=LESSONS)
+def live_figure(open_page, request):
+    page = open_page(f"notebooks/{request.param}.html")
+    if not has_runtime():
+        pytest.skip("the browser's runtime is not there: run `make book-runtime`")
+    page.locator(".ldm-live button").first.wait_for()
+    return page
+
+
+def draw_figure(page) -> list[np.ndarray]:
+    """Press Draw by keyboard, wait, and read the pictures, oldest first."""
+    before = page.locator(".ldm-live").get_attribute("data-drawn")
+    page.locator(".ldm-live button", has_text="Draw").press("Enter")
+    drawn = "document.querySelector('.ldm-live').dataset.drawn"
+    page.wait_for_function(f"({drawn} ?? null) != {json.dumps(before)}")
+    code = "(c) => Array.from(c.getContext('2d').getImageData(0, 0, 64, 64).data)"
+    canvases = page.locator(".ldm-live canvas").all()
+    return [np.array(canvas.evaluate(code), int).reshape(64, 64, 4)[..., :3] for canvas in canvases]
+
+
+def test_a_live_figure_draws(live_figure):
+    page = live_figure
+    sliders = page.locator(".ldm-live input[type=range]")
+    (first, *_) = draw_figure(page)
+    assert first.std() > 5
+    if sliders.count():
+        sliders.press("End")
+        pictures = draw_figure(page)
+        assert len(pictures) == 2 and np.abs(pictures[0] - pictures[1]).mean() > 2
+        captions = page.locator(".ldm-live figcaption").all_inner_texts()
+        assert captions[1].split()[0] in ("50", "guidance") and captions[0] != captions[1]
+    else:
+        *both, difference = draw_figure(page)
+        assert (difference[..., 0] == 255 - np.abs(both[0] - both[1]).max(-1)).all() and difference.min() < 128
+        page.locator(".ldm-live input[type=text]").first.fill(" ")
+        draw_figure(page)
+        assert "A sentence is empty" in page.locator(".ldm-live .ldm-note").inner_text()
+    assert faults_for_readers(page) == []
+
+
+def test_a_live_figure_stops(open_page):
+    page = open_page("notebooks/05_sampling.html")
+    if not has_runtime():
+        pytest.skip("the browser's runtime is not there: run `make book-runtime`")
+    page.locator(".ldm-live input[type=range]").press("End")
+    page.locator(".ldm-live button", has_text="Draw").click()
+    page.wait_for_function("document.querySelector('.ldm-live .ldm-note').textContent.startsWith('Step')")
+    page.locator(".ldm-live button", has_text="Stop").click()
+    page.wait_for_function("document.querySelector('.ldm-live .ldm-note').textContent == 'Stopped.'")
+    assert page.locator(".ldm-live canvas").count() == 0
 
 
 # --- the scripts by themselves: Node.js against Python ---------------------------------------------------------------------

@@ -1,8 +1,8 @@
 // The playground of the book: boxes and buttons, and what the worker answers. The model itself is in model.js.
 
+import { Artist, Stopped, defaultSampling, difference, fetchSettings, paint, sayLoading, whyNot } from "./artist.js";
 import { noteUnknownWords } from "./words.js";
 
-const HERE = new URL(".", import.meta.url);
 const root = document.getElementById("ldm-playground");
 const get = (name) => root.querySelector(`[name=${name}]`);
 const note = root.querySelector(".ldm-note");
@@ -11,31 +11,11 @@ const canvases = [...root.querySelectorAll("canvas")];
 const captions = [...root.querySelectorAll("figcaption")];
 const SURPRISES = ["object", "material", "background"];
 
-let worker = null;
-let settings = null; // live.json: bytes, the default way of sampling, words
-let asked = 0; // counts the drawings
-let wishes = []; // what the drawing that is going on is to show: one prompt or two
-let pictures = [];
+const artist = new Artist();
+let settings = null; // live.json
+let drawn = 0; // counts the drawings that were finished
 
 const say = (text) => (note.textContent = text);
-
-function paint(canvas, { picture, width, height }) {
-  canvas.width = width;
-  canvas.height = height;
-  canvas.getContext("2d").putImageData(new ImageData(picture, width, height), 0, 0);
-}
-
-/** Where two pictures differ, from white (equal) to black. */
-function difference(a, b) {
-  const picture = new Uint8ClampedArray(a.picture.length);
-  for (let i = 0; i < picture.length; i += 4) {
-    let most = 0;
-    for (let c = 0; c < 3; c++) most = Math.max(most, Math.abs(a.picture[i + c] - b.picture[i + c]));
-    picture.fill(255 - most, i, i + 3);
-    picture[i + 3] = 255;
-  }
-  return { ...a, picture };
-}
 
 /** The boxes' content, or null after saying what is wrong with it. */
 function readBoxes() {
@@ -49,21 +29,13 @@ function readBoxes() {
     say(`The seed "${seed.slice(0, 40)}" must be a whole number from 0 to 2^63 - 1, for example 7.`);
     return null;
   }
-  const own = settings.sampling;
-  const guidance = Number(get("guidance").value);
-  const how = { sampler: own.sampler, steps: Number(get("steps").value), guidance, interval: own.guidance_interval };
-  return prompts.map((prompt) => ({ prompt, seed, ...how, negative: get("negative").value.trim() }));
-}
-
-function start() {
-  if (worker) return;
-  worker = new Worker(new URL("worker.js", HERE), { type: "module" });
-  worker.onmessage = ({ data }) => answers[data.kind](data);
-  worker.onerror = (event) => {
-    say(`The model could not be started here (${event.message || "its files did not come"}). \`ldm generate\` draws the same pictures.`);
-    busy(false);
-    worker = null;
+  const how = {
+    ...defaultSampling(settings),
+    steps: Number(get("steps").value),
+    guidance: Number(get("guidance").value),
+    negative: get("negative").value.trim(),
   };
+  return prompts.map((prompt) => ({ prompt, seed, ...how }));
 }
 
 function busy(yes) {
@@ -73,64 +45,49 @@ function busy(yes) {
   bar.hidden = !yes;
 }
 
-const answers = {
-  progress({ received }) {
+/** Draw one picture into a canvas, each preview on the way too. */
+async function drawInto(index, wish) {
+  const canvas = canvases[index];
+  const loading = (received) => {
     bar.value = received / settings.bytes;
-    say(`Loading the model: ${(received / 1e6).toFixed(1)} of ${(settings.bytes / 1e6).toFixed(1)} MB, once.`);
-  },
-  step({ id, done, steps, picture, width, height }) {
-    if (id !== asked) return;
-    bar.value = done / steps;
-    if (picture) paint(canvases[pictures.length], { picture, width, height });
-    say(`Step ${done} of ${steps}.`);
-  },
-  done({ id, picture, width, height, seconds }) {
-    if (id !== asked) return;
-    const wish = wishes[pictures.length];
-    const index = pictures.length;
-    pictures.push({ picture, width, height });
-    paint(canvases[index], pictures[index]);
-    canvases[index].setAttribute("aria-label", `${wish.prompt}, seed ${wish.seed}`);
-    captions[index].textContent = `${wish.prompt}, seed ${wish.seed}`;
-    if (pictures.length < wishes.length) {
-      ask();
-      return;
-    }
-    if (pictures.length === 2) {
-      paint(canvases[2], difference(...pictures));
-      canvases[2].setAttribute("aria-label", "where the two pictures differ, black is most");
-      captions[2].textContent = "where they differ: black is most";
-    }
-    const unknown = noteUnknownWords(wish.prompt, settings.words);
-    say(`Drawn in ${seconds.toFixed(1)} s. ${unknown}`);
-    root.dataset.drawn = asked;
-    busy(false);
-  },
-  stopped() {
-    say("Stopped.");
-    busy(false);
-  },
-  failed({ reason }) {
-    say(reason);
-    busy(false);
-  },
-};
-
-function ask() {
-  asked += 1;
-  worker.postMessage({ kind: "draw", id: asked, ...wishes[pictures.length] });
+    say(sayLoading(received, settings));
+  };
+  const step = (now) => {
+    bar.value = now.done / now.steps;
+    if (now.picture) paint(canvas, now);
+    say(`Step ${now.done} of ${now.steps}.`);
+  };
+  const picture = await artist.draw(wish, { loading, step });
+  paint(canvas, picture);
+  canvas.setAttribute("aria-label", `${wish.prompt}, seed ${wish.seed}`);
+  captions[index].textContent = `${wish.prompt}, seed ${wish.seed}`;
+  return picture;
 }
 
-function draw() {
-  const read = readBoxes();
-  if (!read) return;
-  wishes = read;
-  pictures = [];
+function showDifference(one, other) {
+  paint(canvases[2], difference(one, other));
+  canvases[2].setAttribute("aria-label", "where the two pictures differ, black is most");
+  captions[2].textContent = "where they differ: black is most";
+}
+
+async function draw() {
+  const wishes = readBoxes();
+  if (!wishes) return;
   canvases.slice(1).forEach((canvas) => (canvas.parentElement.hidden = wishes.length < 2));
   history.replaceState(null, "", linkOf());
-  start();
   busy(true);
-  ask();
+  try {
+    const pictures = [];
+    for (const [index, wish] of wishes.entries()) pictures.push(await drawInto(index, wish));
+    if (pictures.length === 2) showDifference(...pictures);
+    const unknown = wishes.map((wish) => noteUnknownWords(wish.prompt, settings.words)).filter(Boolean);
+    say(`Drawn in ${pictures.at(-1).seconds.toFixed(1)} s. ${unknown.join(" ")}`);
+    drawn += 1;
+    root.dataset.drawn = drawn;
+  } catch (error) {
+    say(error instanceof Stopped ? "Stopped." : error.message);
+  }
+  busy(false);
 }
 
 /** The address that brings this picture back. */
@@ -167,23 +124,22 @@ function showNumbers() {
 }
 
 async function begin() {
-  try {
-    settings = await (await fetch(new URL("live.json", HERE))).json();
-  } catch {
+  settings = await fetchSettings();
+  if (!settings) {
     say("This copy of the book was built without the model in the page. `ldm generate` draws the same pictures.");
     return;
   }
   get("steps").value = settings.sampling.steps;
   get("guidance").value = settings.sampling.guidance_scale;
   readLink();
-  if (typeof WebAssembly === "undefined" || typeof DecompressionStream === "undefined") {
-    say("This browser can't run the model (it lacks WebAssembly or DecompressionStream): a browser of 2023 or later can.");
+  if (whyNot()) {
+    say(whyNot());
     return;
   }
   root.querySelectorAll("input, button").forEach((part) => (part.disabled = false));
   get("stop").disabled = true;
   get("draw").addEventListener("click", draw);
-  get("stop").addEventListener("click", () => worker?.postMessage({ kind: "stop" }));
+  get("stop").addEventListener("click", () => artist.stop());
   get("surprise").addEventListener("click", surprise);
   get("download").addEventListener("click", download);
   root.addEventListener("input", showNumbers);
