@@ -87,7 +87,7 @@ def put_figure(notebook: dict, name: str, up: str) -> bool:
     Raises:
         SystemExit: where the section's heading is not in the notebook any more.
     """
-    if name not in FIGURES or not has_runtime():
+    if name not in FIGURES:
         return False
     heading, figure = FIGURES[name]
     headings = {}  # number of the cell -> heading without its marks
@@ -98,6 +98,8 @@ def put_figure(notebook: dict, name: str, up: str) -> bool:
     starts = [number for number, text in headings.items() if text == heading]
     if not starts:
         raise SystemExit(f"{name} has no section {heading!r} any more: name another for its figure in docs/book/live.py.")
+    if not has_runtime():
+        return False
     end = min((number for number in headings if number > starts[0]), default=len(notebook["cells"]))
     lines = [
         "```{raw} html",
