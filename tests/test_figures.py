@@ -331,3 +331,16 @@ def test_an_interrupted_loss_curve_leaves_no_half_drawn_figure(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         curve._draw()
     assert not plt.get_fignums(), "the notebook would show it below the error"
+
+
+@pytest.mark.parametrize("part", figures.MAP["parts"])
+def test_the_name_of_each_part_lies_inside_its_box_on_the_map(part):
+    figure = figures.course_map(part)
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    (name,) = [text.get_window_extent() for text in axis.texts if text.get_text() == f"★ {part}"]
+    middle = (name.x0 + name.x1) / 2, (name.y0 + name.y1) / 2
+    around = [patch.get_window_extent() for patch in axis.patches if patch.get_window_extent().contains(*middle)]
+    box = min(around, key=lambda extent: extent.width)  # the other one is the whole space
+    margin = 0.06 * figure.dpi  # inches to pixels
+    assert box.x0 + margin < name.x0 and name.x1 < box.x1 - margin

@@ -512,7 +512,8 @@ def course_map(*here: str) -> Figure:
         title.set(color=SPACES[space], weight="bold", fontsize=13)
     for name, part in MAP["parts"].items():
         (x, y), space, computes = part["at"], part["space"], part["computes"]
-        box = FancyBboxPatch((x - 0.57, y - 0.22), 1.14, 0.44, "round,pad=0,rounding_size=0.08")
+        half = part.get("half", 0.57)  # of its width: "★ text encoder" needs more than the others
+        box = FancyBboxPatch((x - half, y - 0.22), 2 * half, 0.44, "round,pad=0,rounding_size=0.08")
         box.set(facecolor=SPACES[space] if computes else "white", edgecolor=SPACES[space], linewidth=1.5)
         if name in here:
             box.set(edgecolor=COLORS["ink"], linewidth=4)
