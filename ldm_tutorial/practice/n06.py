@@ -88,6 +88,39 @@ def _at_the_end(tokens, pair):
     return [x for x in merged if x != joined] + [x for x in merged if x == joined]
 
 
+@cache
+def _tokenizer():
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(str(WEIGHTS / "tokenizer"))
+
+
+MOST_WORDS, ENOUGH_TOKENS = 6, 30
+
+
+def _fault(prompt: object) -> str | None:
+    if not isinstance(prompt, str):
+        return "long_prompt should be a text in quotes"
+    words = len(prompt.split())
+    if words > MOST_WORDS:
+        return f"this prompt has {words} words, and at most {MOST_WORDS} are allowed"
+    if any(len(word) > 20 for word in prompt.split()):
+        return "one of these words has more than 20 letters: ordinary words will do"
+    if not all(word.strip(".,!?").isalpha() for word in prompt.split()):
+        return "only words of letters are allowed"
+    tokens = len(_tokenizer()(prompt).input_ids)
+    if tokens < ENOUGH_TOKENS:
+        return f"this prompt has {tokens} tokens, and {ENOUGH_TOKENS} are asked for: take words that no caption of simple objects has"
+    return None
+
+
+long_prompt = Find(
+    "6.2",
+    fault=_fault,
+    because="words that no caption had are spelled out in small pieces, so a prompt can reach the limit of 77 tokens with few words",
+)
+
+
 def _attention(q, k, v, axis=-1, scale=True, power=0.5):
     scores = q @ k.transpose(-1, -2)
     if scale:
@@ -96,7 +129,7 @@ def _attention(q, k, v, axis=-1, scale=True, power=0.5):
 
 
 attention = Build(
-    "6.2",
+    "6.3",
     right=_attention,
     given=lambda q, k, v: _attention(q, k, v, axis=1, scale=False),
     cases=[
@@ -133,39 +166,6 @@ attention = Build(
             lambda q, k, v: ((q @ k.transpose(-1, -2)).softmax(-1) / q.shape[-1] ** 0.5) @ v,
         ),
     ],
-)
-
-
-@cache
-def _tokenizer():
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer.from_pretrained(str(WEIGHTS / "tokenizer"))
-
-
-MOST_WORDS, ENOUGH_TOKENS = 6, 30
-
-
-def _fault(prompt: object) -> str | None:
-    if not isinstance(prompt, str):
-        return "long_prompt should be a text in quotes"
-    words = len(prompt.split())
-    if words > MOST_WORDS:
-        return f"this prompt has {words} words, and at most {MOST_WORDS} are allowed"
-    if any(len(word) > 20 for word in prompt.split()):
-        return "one of these words has more than 20 letters: ordinary words will do"
-    if not all(word.strip(".,!?").isalpha() for word in prompt.split()):
-        return "only words of letters are allowed"
-    tokens = len(_tokenizer()(prompt).input_ids)
-    if tokens < ENOUGH_TOKENS:
-        return f"this prompt has {tokens} tokens, and {ENOUGH_TOKENS} are asked for: take words that no caption of simple objects has"
-    return None
-
-
-long_prompt = Find(
-    "6.3",
-    fault=_fault,
-    because="words that no caption had are spelled out in small pieces, so a prompt can reach the limit of 77 tokens with few words",
 )
 
 
