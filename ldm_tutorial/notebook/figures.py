@@ -421,14 +421,19 @@ def curve(
     title: str = "",
     colors: Mapping[str, str] | None = None,
     log: str = "",
+    dashes: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Lines (x values, y values) by their names, told apart by colour, dash and mark; ``log`` names logarithmic axes, "xy"."""
+    """Lines (x values, y values) by their names, told apart by colour, dash and mark; ``log`` names logarithmic axes, "xy".
+
+    ``dashes`` gives lines that belong together a dash of their own choice, as matplotlib's "-" or ":".
+    """
     figure = Figure(figsize=(7.4, 3.1), layout="constrained")
     axis = figure.subplots()
     told = []
     for k, (name, points) in enumerate(lines.items()):
         x, y = map(_array, points)
-        (line,) = axis.plot(x, y, label=textwrap.fill(name, 24), linestyle=LINES[k % len(LINES)], linewidth=2, markersize=5)
+        dash = (dashes or {}).get(name, LINES[k % len(LINES)])
+        (line,) = axis.plot(x, y, label=textwrap.fill(name, 24), linestyle=dash, linewidth=2, markersize=5)
         if len(x) <= 30:
             line.set_marker(MARKERS[k % len(MARKERS)])
         if colors and name in colors:
@@ -491,8 +496,9 @@ MAP = json.loads(Path(__file__).with_name("course_map.json").read_text(encoding=
 
 
 @mpl.rc_context(fname=STYLE)
-def course_map(*here: str) -> Figure:
-    """The system with the shape of what flows along each arrow; a star and a ring at the parts ``here``.
+def course_map(*here: str, dashed: str = "only in training") -> Figure:
+    """The system with the shape of what flows along each arrow; a star and a ring at the parts ``here``. ``dashed`` says when
+    the dashed arrows are used.
 
     Raises:
         ValueError: for a part that is not on the map.
@@ -523,6 +529,7 @@ def course_map(*here: str) -> Figure:
     for arrow in MAP["arrows"]:
         start, end, text = arrow["from"], arrow["to"], SHAPES.get(arrow["flows"], arrow["flows"])
         line = {"arrowstyle": "-|>", "mutation_scale": 14, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.5}
+        text = dashed if text == "only in training" else text
         dashes = "--" if arrow["training"] else "-"
         axis.annotate("", end, start, arrowprops=line | {"color": COLORS["ink"], "linestyle": dashes})
         x, y = arrow["text_at"]
