@@ -47,6 +47,7 @@ PAGES = {
     "ldm_tutorial/weights/README.md": "model_card.md",
     "ldm_tutorial/weights/DATA_CARD.md": "data_card.md",
 }
+NOTEBOOKS = ("notebooks/*.ipynb", "notebooks/exercises/*.ipynb", "notebooks/solutions/*.ipynb")
 PICTURES = re.compile(r"\.(png|jpe?g|svg|webp)$", re.IGNORECASE)
 PICTURE_TAG = re.compile(r'<img alt="[^"]*" src="(?P<source>[^"]*_images/[0-9a-f]{64}\.png)" />')
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
@@ -55,7 +56,7 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 def find_pages() -> dict[str, str]:
     """All pages that exist, {path in the project: path in the book}."""
     pages = {source: target for source, target in PAGES.items() if (ROOT / source).exists()}
-    for pattern in ("notebooks/*.ipynb", "notebooks/exercises/*.ipynb", "notebooks/solutions/*.ipynb"):
+    for pattern in NOTEBOOKS:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
             pages[name] = name
@@ -106,29 +107,23 @@ def alt_texts(notebook: dict) -> dict[str, str]:
     return found
 
 
-def complete_pictures(alts: dict[str, str]) -> int:
+def complete_pictures(alts: dict[str, str]) -> None:
     """Give the pictures of the notebooks' pages their alternative texts and sizes, and let a browser fetch them when they
-    come into view; the first of a page is fetched at once. Returns the number of pictures."""
-    count = 0
+    come into view; the first of a page is fetched at once."""
+    lazy = ' loading="lazy"'
 
     def complete(found: re.Match) -> str:
-        nonlocal count, first
         name = Path(found.group("source")).name
         if name not in alts:
             return found.group()
         with Image.open(HTML / "_images" / name) as picture:
             width, height = picture.size
-        lazy = "" if first else ' loading="lazy"'
-        first = False
-        count += 1
         alt = html.escape(alts[name], quote=True)
         return f'<img alt="{alt}" src="{found.group("source")}" width="{width}" height="{height}"{lazy} />'
 
     for page in sorted((HTML / "notebooks").rglob("*.html")):
-        first = True
-        text = page.read_text(encoding="utf-8")
-        page.write_text(PICTURE_TAG.sub(complete, text), encoding="utf-8")
-    return count
+        text = PICTURE_TAG.sub(complete, page.read_text(encoding="utf-8"))
+        page.write_text(text.replace(lazy, "", 1), encoding="utf-8")
 
 
 def stage() -> tuple[int, Counter, dict[str, str]]:

@@ -6,13 +6,10 @@ branch of their own, which the book's Colab buttons open. Colab has PyTorch alre
 
 import json
 import sys
-import tomllib
 from pathlib import Path
 
-BOOK = Path(__file__).resolve().parent
-ROOT = BOOK.parent.parent
-SETTINGS = tomllib.loads((BOOK / "settings.toml").read_text(encoding="utf-8"))
-PATTERNS = ("notebooks/*.ipynb", "notebooks/exercises/*.ipynb", "notebooks/solutions/*.ipynb")
+from build import NOTEBOOKS, ROOT, SETTINGS
+
 CLONE = "/content/ldm_tutorial"  # Colab's own folder is /content
 
 
@@ -46,7 +43,7 @@ def write_notebooks(out: Path, repository: str, branch: str) -> int:
     if not repository:
         raise SystemExit("docs/book/settings.toml names no repository: Colab would have nothing to fetch.")
     count = 0
-    for pattern in PATTERNS:
+    for pattern in NOTEBOOKS:
         for path in sorted(ROOT.glob(pattern)):
             place = path.relative_to(ROOT)
             notebook = json.loads(path.read_text(encoding="utf-8"))

@@ -96,8 +96,9 @@ def _aim(scenes: list[Scene], shape: Shape, device: torch.device) -> Rays:
         u, v = FOCAL * x / (distance - z), FOCAL * y / (distance - z)
         span = torch.maximum(u.amax(0) - u.amin(0), v.amax(0) - v.amin(0)) / 2
         distance = distance * (span / fill)
+    shifts = _doubles([s.shift for s in scenes]).T  # [2, B]
     middle = []
-    for w, shift in zip((u, v), _doubles([s.shift for s in scenes]).T, strict=True):
+    for w, shift in zip((u, v), shifts, strict=True):
         margin = 1 - (w.amax(0) - w.amin(0)) / 2
         middle.append(-(w.amax(0) + w.amin(0)) / 2 + shift * margin * 0.6)
     azimuth = torch.deg2rad(_doubles([s.light[0] for s in scenes])) + yaw
@@ -227,9 +228,10 @@ def _chunk(scenes: list[Scene], size: int, device: torch.device) -> tuple[Tensor
     shape, big, count = OBJECTS[scenes[0].object], 2 * size, len(scenes)
     rays = _aim(scenes + scenes[-1:] * (-count % CHUNK), shape, device)
     ground = shape.low[1] - shape.lift
-    tint = torch.tensor(
-        [[c + s.tone for c in BACKGROUNDS[s.background]] for s in scenes], device=device
-    ).T.contiguous()  # [3, B]
+    tints = []  # the background of each scene, a little lighter or darker
+    for scene in scenes:
+        tints.append([c + scene.tone for c in BACKGROUNDS[scene.background]])
+    tint = torch.tensor(tints, device=device).T.contiguous()  # [3, B]
 
     # Background: a seamless studio sweep, its shadow traced at the final size (it is soft) and enlarged.
     who = torch.arange(count, device=device).repeat_interleave(size * size)

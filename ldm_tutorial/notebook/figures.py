@@ -526,10 +526,10 @@ def course_map(*here: str, dashed: str = "only in training") -> Figure:
         axis.add_patch(box)
         color = "white" if computes else COLORS["ink"]
         axis.text(x, y, f"★ {name}" if name in here else name, color=color, ha="center", va="center", fontsize=11)
+    labels = SHAPES | {"when dashed": dashed}
     for arrow in MAP["arrows"]:
-        start, end, text = arrow["from"], arrow["to"], SHAPES.get(arrow["flows"], arrow["flows"])
+        start, end, text = arrow["from"], arrow["to"], labels.get(arrow["flows"], arrow["flows"])
         line = {"arrowstyle": "-|>", "mutation_scale": 14, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.5}
-        text = dashed if text == "only in training" else text
         dashes = "--" if arrow["training"] else "-"
         axis.annotate("", end, start, arrowprops=line | {"color": COLORS["ink"], "linestyle": dashes})
         x, y = arrow["text_at"]

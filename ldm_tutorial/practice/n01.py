@@ -267,7 +267,10 @@ def _fault_of_pictures(read: object) -> str | None:
     if x.max() < -0.9:
         return "all numbers are near -1: bytes are brought to -1 to 1 once, and this was done twice"
     x = x.detach().cpu().float()
-    near = torch.tensor([[_differ(one, other) < NEAR for other in expected] for one in x])  # [4 read, 4 expected]
+    near = torch.zeros(len(x), len(expected), dtype=torch.bool)  # [4 read, 4 expected]
+    for i, one in enumerate(x):
+        for j, other in enumerate(expected):
+            near[i, j] = _differ(one, other) < NEAR
     if not near.diagonal().all() and near.any(0).all() and near.any(1).all():
         return "the pictures stand in another order than the names of their files: sort them"
     if _differ(x[0], expected[0]) < NEAR and any(_differ(x[i], expected[0]) < NEAR for i in range(1, len(x))):

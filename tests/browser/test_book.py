@@ -256,9 +256,13 @@ def test_what_the_download_button_links_to_is_there(book):
 
 def picture_of(page, number: int = 0) -> np.ndarray:
     """uint8 [64, 64, 3]: what a canvas holds."""
+    return pixels_of(page.locator("#ldm-playground canvas").nth(number))
+
+
+def pixels_of(canvas) -> np.ndarray:
+    """uint8 [64, 64, 3]"""
     code = "(c) => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
-    pixels = page.locator("#ldm-playground canvas").nth(number).evaluate(code)
-    return np.array(pixels, np.uint8).reshape(64, 64, 4)[..., :3]
+    return np.array(canvas.evaluate(code), np.uint8).reshape(64, 64, 4)[..., :3]
 
 
 def draw(page, **boxes) -> str:
@@ -351,9 +355,7 @@ def draw_figure(page) -> list[np.ndarray]:
     page.locator(".ldm-live button", has_text="Draw").press("Enter")
     drawn = "document.querySelector('.ldm-live').dataset.drawn"
     page.wait_for_function(f"({drawn} ?? null) != {json.dumps(before)}")
-    code = "(c) => Array.from(c.getContext('2d').getImageData(0, 0, 64, 64).data)"
-    canvases = page.locator(".ldm-live canvas").all()
-    return [np.array(canvas.evaluate(code), int).reshape(64, 64, 4)[..., :3] for canvas in canvases]
+    return [pixels_of(canvas).astype(int) for canvas in page.locator(".ldm-live canvas").all()]
 
 
 def test_a_live_figure_draws(live_figure):
