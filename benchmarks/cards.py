@@ -174,7 +174,7 @@ def data_card() -> str:
 camera, light and texture different in each, with captions in many wordings and an exact mask of the object. The shipped weights learned from {RENDERS:,} of them;
 any number can be rendered: `ldm render --count 1000 --split train --out curios`.
 
-**Splits.** {every - held} of the {every} pairs of object and material are for training and, in other views, for validation; {held} are held out of all training, *avocado armchair* among them.
+**Splits.** {every - held} of the {every} pairs of object and material are for training and, in other views, for validation; {held} are held out of the training of all that draws, *avocado armchair* among them.
 These are divided for good: on {dev} (`held_out_dev`) choices may be made, the other {test} (`held_out_test`) are only ever measured. The judges alone have seen renders of all pairs.
 
 **Captions.** Made by a program from wordings written by hand and a list of {len(common_words()):,} common English words. About two thirds name the background.

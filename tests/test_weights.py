@@ -63,7 +63,7 @@ def test_pictures_show_what_they_were_asked_for(models):
     drawn = sample(models, [plain(*w) for w in wanted], list(range(len(wanted))), progress=False)
     labels = labels_of(wanted)[:, :2]
     assert len(wanted) == 33
-    for name in ("judge",):
+    for name in ("judge", "second"):
         seen = predict(load_judge(name), drawn)[:, :2]
         assert (seen == labels).all(1).sum() >= 30, name
         assert (seen == labels.roll(1, 0)).all(1).sum() <= 2, name

@@ -176,8 +176,8 @@ def _first(text: str, names: dict[str, str]) -> str | None:
 
 
 def held_out(object: str, material: str) -> bool:
-    """Whether a pair is kept from all training: every seventh, laid out so that no row or column of the table of pairs
-    loses more than three; *avocado armchair* is one of them."""
+    """Whether a pair is kept from the training of everything that draws (the judges alone saw all pairs): every seventh, laid
+    out so that no row or column of the table of pairs loses more than three; *avocado armchair* is one of them."""
     return (5 * OBJECTS.index(object) + 3 * list(MATERIALS).index(material)) % 7 == 0
 
 

@@ -26,7 +26,7 @@ GOALS: dict[str, tuple[str, str | None, float | None]] = {
     "second_judge_validation": ("second judge on the same renders", ">=", 0.995),
     "nearest_generated": ("distance to the nearest training picture, generated", None, None),
     "nearest_real": ("distance to the nearest training picture, fresh renders", None, None),
-    "seconds_per_image": ("seconds for one picture, the model loaded", "<=", 1.0),
+    "seconds_per_image": ("seconds for one picture (default, by the engine), loaded", "<=", 1.0),
     "seconds_generate": ("seconds of `ldm generate`, start-up included", "<=", 2.5),
 }
 SHARES = ("prompt", "free", "avocado", "article", "background", "clip", "judge", "second_judge")

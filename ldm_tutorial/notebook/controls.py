@@ -21,7 +21,7 @@ from PIL import Image
 from ..errors import UserError
 from .figures import pictures, png, png_size, quantize_png
 
-LIVE = "Run this cell, and a live control takes this picture's place."
+LIVE = "Run this cell, and sliders or menus that answer take this picture's place."
 
 
 class Superseded(Exception):

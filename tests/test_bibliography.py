@@ -1,0 +1,65 @@
+"""One bibliography for the course: what a notebook cites by author and year, or by its arXiv number, stands in it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("notebooks/exercises/source/*.ipynb")])
+NAME = r"[A-Z][\w\-]+"
+CITED = re.compile(rf"({NAME})(?:,? et al\.|(?:, {NAME})* and {NAME}),? \(?((?:19|20)\d\d[ab]?)")
+ARXIV = re.compile(r"\b(\d{4}\.\d{5}|\d{4}\.\d{4})\b")
+
+
+def listed() -> tuple[dict[str, set[str]], set[str]]:
+    """Years by first author's surname, and arXiv numbers, of the bibliography."""
+    years: dict[str, set[str]] = {}
+    numbers = set()
+    for line in (ROOT / "docs" / "bibliography.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) != 4 or not cells[1][:4].isdigit():
+            continue
+        surname = cells[0].split(",")[0].removesuffix(" et al.").split()[-1]
+        years.setdefault(surname, set()).add(cells[1])
+        numbers.add(cells[3])
+    return years, numbers
+
+
+def cited(text: str) -> list[tuple[str, str]]:
+    return [match.groups() for match in CITED.finditer(text)]
+
+
+def unlisted(text: str) -> list[str]:
+    """What a text cites that the bibliography lacks. One year with a letter may be cited without it."""
+    years, numbers = listed()
+    wrong = []
+    for surname, year in cited(text):
+        known = years.get(surname, set())
+        if year not in known and year not in {each[:4] for each in known}:
+            wrong.append(f"{surname} {year}")
+    wrong += [number for number in re.findall(r"arXiv[ :]*(\d{4}\.\d{4,5})", text) if number not in numbers]
+    return wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
+def test_every_cited_work_is_listed(page):
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    assert unlisted("\n\n".join("".join(cell["source"]) for cell in cells)) == []
+
+
+def test_the_pages_cite_works_at_all():
+    found = {pair for page in PAGES for pair in cited(page.read_text(encoding="utf-8"))}
+    assert len(found) > 40 and ("Rombach", "2022") in found and ("Kynkäänniemi", "2024") in found
+
+
+def test_a_wrong_year_and_an_unknown_work_are_found():
+    text = "Alain and Bengio 2016, Nobody et al. (2020), Rombach et al. 2022, eq. 3; Ho, Jain and Abbeel 2020; arXiv 9999.00001"
+    assert unlisted(text) == ["Alain 2016", "Nobody 2020", "9999.00001"]
+
+
+def test_the_bibliography_is_in_order_and_names_each_work_once():
+    rows = [line for line in (ROOT / "docs" / "bibliography.md").read_text(encoding="utf-8").splitlines() if ARXIV.search(line)]
+    numbers = [ARXIV.findall(row)[-1] for row in rows]
+    assert len(numbers) == len(set(numbers)) > 50
