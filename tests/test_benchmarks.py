@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -396,3 +397,16 @@ def test_baselines(script, tmp_path, monkeypatch, capsys):
     assert better["low"] > worse["high"]
     assert figures["diversity"] == {"seeds": 0} and "vae-narrow is not in" in capsys.readouterr().out
     assert (tmp_path / "s" / "autoencoders.png").exists()
+
+
+def test_page_without_a_book_says_what_to_run(script, tmp_path, monkeypatch):
+    module = script("page")
+    monkeypatch.setattr(module, "HTML", tmp_path)
+    with pytest.raises(SystemExit, match="make book-runtime"):
+        module.main()
+
+
+def test_page_serves_a_folder(script, tmp_path):
+    (tmp_path / "a.txt").write_text("here")
+    address = script("page").serve(tmp_path)
+    assert urllib.request.urlopen(f"{address}/a.txt").read() == b"here"
