@@ -333,6 +333,18 @@ def test_an_interrupted_loss_curve_leaves_no_half_drawn_figure(monkeypatch):
     assert not plt.get_fignums(), "the notebook would show it below the error"
 
 
+def test_marks_of_a_loss_curve_are_named_above_their_lines(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("ldm_tutorial.notebook.live.png", lambda figure: drawn.append(figure) or b"a PNG")
+    curve = LiveCurve("a model", 10, good=(0.2, 0.4), marks={"a rival": 0.5, "another": 0.3})
+    curve.losses = [0.4] * 10
+    curve._draw()
+    (axis,) = drawn[-1].axes
+    words = [word.get_text() for word in axis.get_legend().get_texts()]
+    assert words == ["good at the end", "a rival: 0.50", "another: 0.30"]
+    assert axis.get_ylim()[1] == pytest.approx(1.4 * 0.5), "room for the legend above the marks"
+
+
 @pytest.mark.parametrize("part", figures.MAP["parts"])
 def test_the_name_of_each_part_lies_inside_its_box_on_the_map(part):
     figure = figures.course_map(part)
