@@ -218,7 +218,8 @@ def pictures(
     titles = [_wrap(text, side) for text in titles or []]
     starts = range(0, len(images), columns)
     names += [""] * (len(starts) - len(names))
-    heads = [max((_size(text)[1] for text in titles[k : k + columns]), default=0) for k in starts]
+    lift = gap if any(frames) else 0  # so that no frame covers the title over it
+    heads = [max((_size(text)[1] for text in titles[k : k + columns]), default=-lift) + lift for k in starts]
     heights = [max(image.height for image in images[k : k + columns]) for k in starts]
     y = _size(heading)[1] + gap
     sheet = Image.new("RGB", (width, y + sum(heads) + sum(heights) + gap * len(starts)), "white")
@@ -233,7 +234,7 @@ def pictures(
                 sheet.paste(frame, (x - gap, y - gap, x + image.width + gap, y + image.height + gap))
             sheet.paste(image, (x, y))
         for i, text in enumerate(titles[k : k + columns]):
-            _write(sheet, (left + i * (side + gap) + side / 2, y - 4), text, "md")
+            _write(sheet, (left + i * (side + gap) + side / 2, y - 4 - lift), text, "md")
         y += height + gap
     return sheet
 
