@@ -76,7 +76,7 @@ CATALOGUE = [
     Entry("6.2", "long_prompt", "find", 1, 10, "few words, many tokens"),
     Entry("6.3", "attention", "mend", 2, 15, "attention that looks the wrong way"),
     Entry("6.4", "causal_weights", "build", 2, 15, "no look at what comes later"),
-    Entry("6.5", "margin_test", "measure", 3, 25, "do two meanings part, or is it chance?"),
+    Entry("6.5", "margin_test", "measure", 3, 25, "do two meanings separate, or is it chance?"),
     Entry("7.1", "contrastive_loss", "build", 2, 20, "the loss of CLIP"),
     Entry("7.2", "search", "mend", 1, 10, "a search that finds the wrong pictures"),
     Entry("7.3", "first_loss", "predict", 2, 5, "the loss before anything is learned"),
