@@ -79,7 +79,8 @@ def edit_latents(
 
 def img2img(models: Models, images, prompts: list[str], seeds: list[int], strength: float = 0.6, **options) -> np.ndarray:
     """Pictures changed by prompts, uint8 [B, H, W, 3]: each one's latents are noised as they are ``1 - strength`` into the
-    run, and denoised from there. Little strength keeps much; at 1 hardly more than the layout is left.
+    run, and denoised from there. Little strength keeps much; at 1 nothing is kept where the schedule ends in pure noise (as
+    the course's does), and elsewhere a little.
 
     ``images`` are uint8 [B, H, W, 3] or floats [B, 3, H, W] in -1..1; options as for :func:`sampling.sample_latents`.
 
