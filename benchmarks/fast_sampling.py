@@ -10,7 +10,7 @@ renders (within 5%).
 from machine import clock, options, store, summary
 
 BATCH = 16
-CANDIDATES = (12, 10, 9, 8, 7, 6, 5)  # steps
+CANDIDATES = (12, 10, 8, 6)  # steps
 
 
 def as_good(ours: dict, theirs: dict) -> bool:
