@@ -244,6 +244,9 @@ def test_sampler(script, tmp_path, tiny_world, capsys):
 
 def test_engine(script, tmp_path, monkeypatch, capsys):
     """The pictures are compared for real; what a process needs is given."""
+    (tmp_path / "committed").mkdir()
+    fast = {"sampler": "unipc", "steps": 3, "guidance_scale": 3.0, "guidance_interval": [0.15, 0.75], "negative_prompt": ""}
+    (tmp_path / "committed" / "fast_sampling.json").write_text(json.dumps({"sampling": fast}))
     module = script("engine")
     monkeypatch.setattr(module, "peak_bytes", lambda code, *_: 2**20 * (100 if "Engine" in code else 900))
     clock = module.machine.clock, module.machine.clock_name
@@ -251,7 +254,7 @@ def test_engine(script, tmp_path, monkeypatch, capsys):
     module.machine.clock, module.machine.clock_name = clock
     figures = stored(tmp_path / "engine.json")
     assert figures["threads_1_batch_1"]["ratio"] > 0 and figures["threads_1_batch_16"]["largest_difference"] <= 1
-    assert figures["threads_1_equal_quality"]["clock"] == "wall clock"
+    assert figures["threads_1_equal_quality"]["clock"] == "wall clock" and figures["threads_1_equal_quality"]["steps"] == 3
     assert "peak of memory: 100 MiB, plain diffusers 900 MiB" in capsys.readouterr().out
 
 
