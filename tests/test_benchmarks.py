@@ -2,11 +2,12 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.run import ROOT
@@ -409,7 +410,49 @@ def test_page_without_a_book_says_what_to_run(script, tmp_path, monkeypatch):
         module.main()
 
 
-def test_page_serves_a_folder(script, tmp_path):
-    (tmp_path / "a.txt").write_text("here")
-    address = script("page").serve(tmp_path)
-    assert urllib.request.urlopen(f"{address}/a.txt").read() == b"here"
+FAKE_PLAYGROUND = """<div id="ldm-playground" data-drawn="0"><input name="prompt"><input name="seed"><button name="draw">
+Draw</button><canvas width="64" height="64"></canvas></div><script>
+const root = document.getElementById("ldm-playground"), pen = root.querySelector("canvas").getContext("2d");
+root.querySelector("button").onclick = () => {
+  pen.fillStyle = `rgb(${root.querySelector("[name=seed]").value}, 0, 0)`;
+  pen.fillRect(0, 0, 64, 64);
+  root.dataset.drawn = Number(root.dataset.drawn) + 1;
+};</script>"""
+
+
+class FakeEngine:
+    """Draws one colour, the seed, as the fake page does; ``off`` away from it."""
+
+    off = 0
+
+    def __init__(self, threads):
+        pass
+
+    def sample(self, prompts, seeds):
+        picture = np.zeros((1, 64, 64, 3), np.uint8)
+        picture[..., 0] = seeds[0] + self.off
+        return picture
+
+
+def test_page(script, tmp_path, monkeypatch, capsys):
+    """In a real browser, with a page and an engine that draw one colour; pictures that differ are no measurement."""
+    pytest.importorskip("playwright.sync_api")
+    if not (shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")):
+        pytest.skip("no browser found")
+    import ldm_tutorial.engine
+
+    monkeypatch.setattr(ldm_tutorial.engine, "Engine", FakeEngine)
+    module = script("page")
+    clock = module.machine.clock, module.machine.clock_name
+    monkeypatch.setattr(module, "HTML", tmp_path / "html")
+    (tmp_path / "html" / "_static" / "live").mkdir(parents=True)
+    (tmp_path / "html" / "_static" / "live" / "live.json").write_text('{"bytes": 12500000}')
+    (tmp_path / "html" / "live.html").write_text(FAKE_PLAYGROUND)
+    module.main()
+    figures = stored(tmp_path / "page.json")
+    assert figures["seconds_page"] > 0 and figures["largest_difference"] == 0 and figures["seconds_at_10_mbit"] == 10
+    assert "12.5 MB, 10 s at 10 Mbit/s" in capsys.readouterr().out
+    monkeypatch.setattr(FakeEngine, "off", 3)
+    with pytest.raises(AssertionError, match="differ by 3"):
+        module.main()
+    module.machine.clock, module.machine.clock_name = clock
