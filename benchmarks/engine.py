@@ -2,8 +2,9 @@
 
 One picture and a batch of 16, with one thread and with all cores, each pair in turn by the wall clock; the pictures must be
 equal to 1 of 255. Then equal quality: against 50 DDIM steps of the pipeline, the default way of sampling, and the way with the
-fewest steps that ``fast_sampling.py`` found as good. Ratios above 1 mean that the engine is faster. Last, what each needs of
-memory: the peak of a process that does nothing else.
+fewest steps that ``fast_sampling.py`` found as good. Ratios above 1 mean that the engine is faster. Then how near
+both come to the processor's limit: operations a second of one U-Net call for a batch of 32, on one thread, beside those of a
+plain matrix product. Last, what each needs of memory: the peak of a process that does nothing else.
 """
 
 import json
@@ -47,6 +48,40 @@ def peak_bytes(code: str, *arguments: str) -> int:
     """The largest memory that a process of this code ever held."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
+
+
+def operations_a_second(engine, unet, quick: bool) -> dict[str, float]:
+    """Billions of operations a second of one thread: a product of two matrices, the U-Net by the engine, and by torch."""
+    import numpy as np
+    import torch
+    from threadpoolctl import threadpool_limits
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side, batch = (256, 2) if quick else (2048, 32)
+    rng = np.random.default_rng(0)
+    one, other = rng.random((2, side, side), np.float32)
+    z = rng.standard_normal((batch, 8, 16, 16), np.float32)
+    text = rng.standard_normal((batch, 77, 128), np.float32)
+    inputs = torch.from_numpy(z), 500, torch.from_numpy(text)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(*inputs)
+    work = counter.get_total_flops()
+
+    def rate(operations: float, call) -> float:
+        call()  # warm up
+        spent = []
+        for _ in range(2 if quick else 8):
+            start = time.process_time()
+            call()
+            spent.append(time.process_time() - start)
+        return operations / min(spent) / 1e9
+
+    with threadpool_limits(1), torch.no_grad():
+        return {
+            "matrix_product": rate(2 * side**3, lambda: one @ other),
+            "engine": rate(work, lambda: engine.predict(z, 500, text)),
+            "torch": rate(work, lambda: unet(*inputs)),
+        }
 
 
 def main() -> None:
@@ -97,6 +132,9 @@ def main() -> None:
             what = f"{sampling.steps} steps of {sampling.sampler} against 50 DDIM steps"
             print(f"{threads} thread(s), {what}: {found['ratio']:.2f} times ({found['lowest']:.2f} to {found['highest']:.2f})")
             figures[f"threads_{threads}_{name}"] = found | {"steps": sampling.steps}
+    torch.set_num_threads(1)
+    figures["gflops_one_thread"] = operations_a_second(Engine(threads=1), pipe.unet, given.quick)
+    print("billions of operations a second, one thread:", {k: round(v) for k, v in figures["gflops_one_thread"].items()})
     peaks = {"engine": peak_bytes(ENGINE_PROCESS), "plain_diffusers": peak_bytes(PIPELINE_PROCESS, str(WEIGHTS))}
     print(f"peak of memory: {peaks['engine'] / 2**20:.0f} MiB, plain diffusers {peaks['plain_diffusers'] / 2**20:.0f} MiB")
     store("engine", figures | {"peak_bytes": peaks}, given.quick)

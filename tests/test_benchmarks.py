@@ -256,6 +256,7 @@ def test_engine(script, tmp_path, monkeypatch, capsys):
     figures = stored(tmp_path / "engine.json")
     assert figures["threads_1_batch_1"]["ratio"] > 0 and figures["threads_1_batch_16"]["largest_difference"] <= 1
     assert figures["threads_1_equal_quality"]["clock"] == "wall clock" and figures["threads_1_equal_quality"]["steps"] == 3
+    assert set(figures["gflops_one_thread"]) == {"matrix_product", "engine", "torch"}
     assert "peak of memory: 100 MiB, plain diffusers 900 MiB" in capsys.readouterr().out
 
 
