@@ -102,8 +102,9 @@ def test_every_control(lab_page, turned, name):
     page.run_all()
     assert not page.cell_errors()
     assert not page.page.locator(".jp-CodeCell .cm-scroller").evaluate_all(HIDDEN), "code that ends outside its cell"
-    for number, control in enumerate(page.controls(), 1):
-        page.turn_all(control, number)
+    if "Control(" in (ROOT / name).read_text(encoding="utf-8") or "/solutions/" not in name:  # solutions may have none
+        for number, control in enumerate(page.controls(), 1):
+            page.turn_all(control, number)
     turned += page.turned
     assert not page.errors
     assert not page.access_faults()
