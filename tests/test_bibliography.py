@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -10,21 +11,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("notebooks/exercises/source/*.ipynb")])
 NAME = r"[A-Z][\w\-]+"
 CITED = re.compile(rf"({NAME})(?:,? et al\.|(?:, {NAME})* and {NAME}),? \(?((?:19|20)\d\d[ab]?)")
-ARXIV = re.compile(r"\b(\d{4}\.\d{5}|\d{4}\.\d{4})\b")
+ARXIV = re.compile(r"arXiv[ :]*(\d{4}\.\d{4,5})")
 
 
-def listed() -> tuple[dict[str, set[str]], set[str]]:
-    """Years by first author's surname, and arXiv numbers, of the bibliography."""
-    years: dict[str, set[str]] = {}
-    numbers = set()
+def works() -> list[tuple[str, str, str]]:
+    """First author's surname, year and arXiv number ("" where there is none) of each work in the bibliography."""
+    found = []
     for line in (ROOT / "docs" / "bibliography.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        if len(cells) != 4 or not cells[1][:4].isdigit():
-            continue
-        surname = cells[0].split(",")[0].removesuffix(" et al.").split()[-1]
-        years.setdefault(surname, set()).add(cells[1])
-        numbers.add(cells[3])
-    return years, numbers
+        if len(cells) == 4 and cells[1][:4].isdigit():
+            surname = cells[0].split(",")[0].removesuffix(" et al.").split()[-1]
+            found.append((surname, cells[1], cells[3]))
+    return found
 
 
 def cited(text: str) -> list[tuple[str, str]]:
@@ -33,14 +31,12 @@ def cited(text: str) -> list[tuple[str, str]]:
 
 def unlisted(text: str) -> list[str]:
     """What a text cites that the bibliography lacks. One year with a letter may be cited without it."""
-    years, numbers = listed()
-    wrong = []
-    for surname, year in cited(text):
-        known = years.get(surname, set())
-        if year not in known and year not in {each[:4] for each in known}:
-            wrong.append(f"{surname} {year}")
-    wrong += [number for number in re.findall(r"arXiv[ :]*(\d{4}\.\d{4,5})", text) if number not in numbers]
-    return wrong
+    known = set()
+    for surname, year, _ in works():
+        known |= {(surname, year), (surname, year[:4])}
+    numbers = {number for _, _, number in works()}
+    wrong = [f"{surname} {year}" for surname, year in cited(text) if (surname, year) not in known]
+    return wrong + [number for number in ARXIV.findall(text) if number not in numbers]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
@@ -60,6 +56,10 @@ def test_a_wrong_year_and_an_unknown_work_are_found():
 
 
 def test_the_bibliography_is_in_order_and_names_each_work_once():
-    rows = [line for line in (ROOT / "docs" / "bibliography.md").read_text(encoding="utf-8").splitlines() if ARXIV.search(line)]
-    numbers = [ARXIV.findall(row)[-1] for row in rows]
+    numbers = [number for _, _, number in works() if number]
     assert len(numbers) == len(set(numbers)) > 50
+    order = []
+    for surname, year, _ in works():
+        letters = unicodedata.normalize("NFKD", surname).encode("ascii", "ignore").decode().lower()
+        order.append((letters, year))
+    assert order == sorted(order)

@@ -94,7 +94,8 @@ def heat_map_scores(models: Models, n: int, progress: bool = True) -> dict[str, 
     def maps(words: list[str]) -> Tensor:
         return _attention(models, wanted, fresh, how["timestep"], words)[:, how["heads"]].mean(1)
 
-    right, wrong = maps([_noun(w) for w in wanted]), maps([w[2] for w in wanted])
+    right = maps([_noun(w) for w in wanted])
+    wrong = maps([background for _, _, background in wanted])
     side, threshold = right.shape[-1], how["threshold"]
     fine = best_threshold(_coarse(masks, side), masks)[0]
     return {

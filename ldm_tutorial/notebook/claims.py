@@ -52,8 +52,11 @@ def compared(ours, theirs) -> str:
     """
     import torch
 
-    ours, theirs = ([some] if isinstance(some, torch.Tensor) else some for some in (ours, theirs))
-    ours, theirs = (torch.cat([x.detach().flatten() for x in some]) for some in (ours, theirs))
+    def flat(some):
+        tensors = [some] if isinstance(some, torch.Tensor) else some
+        return torch.cat([x.detach().flatten() for x in tensors])
+
+    ours, theirs = flat(ours), flat(theirs)
     if ours.shape != theirs.shape:
         return f"{ours.numel():,} and {theirs.numel():,} numbers cannot be compared"
     difference = (ours - theirs).abs().max().item()

@@ -219,8 +219,11 @@ def pictures(
     starts = range(0, len(images), columns)
     names += [""] * (len(starts) - len(names))
     lift = gap if any(frames) else 0  # so that no frame covers the title over it
-    heads = [max((_size(text)[1] for text in titles[k : k + columns]), default=-lift) + lift for k in starts]
-    heights = [max(image.height for image in images[k : k + columns]) for k in starts]
+    heads, heights = [], []  # of each row: the room for its titles, the height of its pictures
+    for k in starts:
+        row_titles = [_size(text)[1] for text in titles[k : k + columns]]
+        heads.append(max(row_titles) + lift if row_titles else 0)
+        heights.append(max(image.height for image in images[k : k + columns]))
     y = _size(heading)[1] + gap
     sheet = Image.new("RGB", (width, y + sum(heads) + sum(heights) + gap * len(starts)), "white")
     _write(sheet, (width / 2, gap), heading, "ma")
