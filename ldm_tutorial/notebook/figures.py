@@ -283,7 +283,7 @@ def heat_overlay(image, heat) -> np.ndarray:
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None]
     level = np.asarray(Image.fromarray(_array(heat).astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR))
     tint = mpl.colormaps["viridis"](level)[..., :3] * 255
-    return (0.35 * grey + 0.65 * tint).astype(np.uint8)
+    return (0.25 * grey + 0.75 * tint).astype(np.uint8)
 
 
 def heat_map(image, heat, word: str, size: float = 2.56, what: str = "acts") -> Image.Image:

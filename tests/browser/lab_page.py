@@ -15,11 +15,12 @@ WATCH = """() => {
   if (window.ldm) return;
   window.ldm = {acted: 0};
   for (const kind of ['keydown', 'pointerdown', 'pointerup', 'change', 'click'])
-    document.addEventListener(kind, () => { ldm.acted = performance.now(); ldm.took = null; }, true);
+    document.addEventListener(kind, () => { ldm.acted = performance.now(); ldm.first = null; }, true);
   document.addEventListener('load', event => {
     if (!event.target.matches?.('.ldm-picture')) return;
     event.target.shown = (event.target.shown || 0) + 1;
-    ldm.took ??= performance.now() - ldm.acted;
+    ldm.last = performance.now() - ldm.acted;
+    ldm.first ??= ldm.last;
   }, true);
 }"""
 # What a control shows: its pixels (two PNG files may hold the same ones) as a hash, its size on screen, its words.
@@ -34,20 +35,22 @@ STATE = """async control => {
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
   const box = img.getBoundingClientRect();
   return {pixels: [...digest.slice(0, 8)].join(), note: note.innerText.trim(), alt: img.alt,
-          size: [Math.round(box.width), Math.round(box.height)], shown: img.shown || 0, took: window.ldm?.took};
+          size: [Math.round(box.width), Math.round(box.height)], shown: img.shown || 0,
+          first: window.ldm?.first, last: window.ldm?.last};
 }"""
 BUSY = ("Drawing", "Waiting", "Step", "Loading", "Running")
 
 
 @dataclass
 class Turned:
-    """One knob, turned in one way: what it was, and how long the first new picture took."""
+    """One knob, turned in one way: what it was, and how long the first new picture took, and the last, which is finished."""
 
     notebook: str
     control: int
     knob: str
     by: str
     milliseconds: float | None = None
+    finished: float | None = None
 
 
 @dataclass
@@ -177,8 +180,10 @@ class LabPage:
         before = self.state(control)
         action()
         now = self.settled(control, before)
-        took = now["took"] if now["shown"] > before["shown"] else None
-        self.turned.append(Turned(self.path, number, knob, by, took))
+        turn = Turned(self.path, number, knob, by)
+        if now["shown"] > before["shown"]:
+            turn.milliseconds, turn.finished = now["first"], now["last"]
+        self.turned.append(turn)
         where = f"{self.path}, control {number}, {knob} by {by}: {before['note']!r} to {now['note']!r}"
         if changes:
             assert now["pixels"] != before["pixels"], f"the picture stayed: {where}"

@@ -51,12 +51,13 @@ toy
 """
 
 
-def by_control(found) -> dict[tuple, list[float]]:
-    """(notebook, number) of each control to the milliseconds of its turns that brought a picture."""
+def by_control(found, what: str = "milliseconds") -> dict[tuple, list[float]]:
+    """(notebook, number) of each control to the milliseconds of its turns that brought a picture: until the first one, or,
+    for ``what="finished"``, until the last."""
     times: dict[tuple, list[float]] = {}
     for t in found:
         if t.milliseconds is not None:
-            times.setdefault((t.notebook, t.control), []).append(t.milliseconds)
+            times.setdefault((t.notebook, t.control), []).append(getattr(t, what))
     return times
 
 
@@ -67,13 +68,17 @@ def turned():
     yield found
     knobs = {(t.notebook, t.control, t.knob) for t in found}
     print(f"\n{len(knobs)} knobs and buttons of {len({t.notebook for t in found})} notebooks turned, {len(found)} turns")
-    print("milliseconds from the turn to the first new picture, median and slowest:")
+    print("milliseconds from the turn to the first new picture, median and slowest; to the last:")
+    finished = by_control(found, "finished")
     for (notebook, number), turns in by_control(found).items():
-        print(f"  {Path(notebook).stem}, control {number}: {statistics.median(turns):.0f}, {max(turns):.0f}")
+        ends = finished[notebook, number]
+        first = f"{statistics.median(turns):.0f}, {max(turns):.0f}"
+        last = f"{statistics.median(ends):.0f}, {max(ends):.0f}"
+        print(f"  {Path(notebook).stem}, control {number}: {first}; {last}")
     if {t.notebook for t in found} == set(NAMES):
         from benchmarks.machine import describe
 
-        times = by_control(found)
+        times, finished = by_control(found), by_control(found, "finished")
         every = sum(times.values(), [])
         figures = {
             "machine": describe(),
@@ -82,6 +87,7 @@ def turned():
             "median_ms": statistics.median(every),
             "within_150_ms": sum(t < 150 for t in every) / len(every),
             "median_ms_by_control": {f"{notebook} {number}": statistics.median(t) for (notebook, number), t in times.items()},
+            "median_ms_finished_by_control": {f"{name} {k}": statistics.median(t) for (name, k), t in finished.items()},
             "turned": [asdict(t) for t in found],
         }
         RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
@@ -197,12 +203,12 @@ def test_without_a_kernel_nothing_is_blank(browser, tmp_path, name):
         cut[width] = page.evaluate(CUT, medium == "print")
     words = page.locator(".jp-OutputArea-output").all_text_contents()
     page.close()
-    assert widths and all(widths), "a picture that is none"
     assert not any(cut.values()), f"wider than the page: {cut}"
     assert not [text for text in words if "Error displaying widget" in text or text.startswith(("Control:", "Playground:"))]
     assert not [error for error in errors if "require" not in error and "MathJax" not in error], "those come from the network"
     # nbconvert leaves out the alternative texts of PNG outputs, so they are looked up where readers that use them would.
     outputs = [o for cell in nbformat.read(ROOT / name, as_version=4).cells for o in cell.get("outputs", []) if "data" in o]
+    assert len(widths) >= sum("image/png" in o.data for o in outputs) and all(widths), "a picture that is none"
     bare = [o for o in outputs if "image/png" in o.data and not o.metadata.get("image/png", {}).get("alt")]
     assert not bare, "a picture without its alternative text"
     assert all("image/png" in o.data for o in outputs if "application/vnd.jupyter.widget-view+json" in o.data)
