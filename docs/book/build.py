@@ -78,7 +78,7 @@ def fit_links(text: str, source: str, target: str, pages: dict[str, str]) -> str
         depth = target.count("/")
         up = "../" * depth
         if name in pages:
-            return f"{mark}[{label}]({up}{pages[name]}{'#' + anchor if anchor else ''})"
+            return f"{mark}[{label}]({up}{pages[name]}{'#' + anchor.lower() if anchor else ''})"
         if PICTURES.search(name):
             (SOURCE / "pictures").mkdir(exist_ok=True)
             shutil.copy(path, SOURCE / "pictures" / path.name)
