@@ -14,7 +14,8 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from ldm_tutorial.baselines import build, scheduler_of
+    from ldm_tutorial.baselines import scheduler_of
+    from ldm_tutorial.baselines.networks import build_small_unet
     from ldm_tutorial.checkpoints import load_models
     from ldm_tutorial.curios import Curios
     from ldm_tutorial.diffusion import DiffusionLoss
@@ -35,7 +36,8 @@ def main() -> None:
 
     def run(lr=2e-3, scale=1.0, kind=DiffusionLoss, rows=PICTURES, limit=1.0) -> list[float]:
         torch.manual_seed(0)
-        loss = kind(build("unet-skips"), scheduler_of("unet-skips"))
+        unet = build_small_unet(16, 8, (32, 64), attention=False)  # notebook 04's
+        loss = kind(unet, scheduler_of("unet-skips"))
         recipe = Recipe(steps, BATCH, lr, warmup=min(20, steps), max_grad_norm=limit)
 
         def sample_batch(g):

@@ -74,27 +74,6 @@ def word_tokens(tokenizer, prompt: str, word: str, mention: int = 1) -> list[int
     return places
 
 
-def join_layers(maps: dict[str, list[Tensor]], pixels: int | None = None) -> Tensor:
-    """What :func:`record_attention` recorded -> [B, layers * heads, pixels, tokens]: the mean over all calls, of the layers
-    with so many pixels [the coarsest but one, where there are several: 16 x 16 in Stable Diffusion, which tells words apart
-    best; Hertz et al. 2023, section 3]. Where guidance was on in a part of the run only, B counts the pictures: the rows that
-    read the prompt, which stand last in a guided call.
-
-    Raises:
-        UserError: when no layer has so many pixels.
-    """
-    sizes = sorted({calls[0].shape[2] for calls in maps.values()})
-    pixels = pixels or sizes[:2][-1] if sizes else pixels
-    if pixels not in sizes:
-        raise UserError(f"No layer with {pixels} pixels was recorded: there are {', '.join(map(str, sizes)) or 'none'}.")
-    layers = []
-    for calls in maps.values():
-        if calls[0].shape[2] == pixels:
-            rows = min(len(call) for call in calls)
-            layers.append(torch.stack([call[-rows:] for call in calls]).mean(0))
-    return torch.cat(layers, dim=1)
-
-
 def word_attention(attention: Tensor, tokens: list[list[int]], aspect: float = 1.0) -> Tensor:
     """Attention [B, heads, pixels, tokens] and each picture's token positions -> what the word gets of each place's attention,
     [B, heads, height, width] from 0 to 1: the mean over its tokens. ``aspect`` is the picture's height over its width."""
@@ -109,19 +88,6 @@ def enlarge(maps: Tensor, size: int | tuple[int, int] = 64) -> Tensor:
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     rounding = 1e-5 * torch.maximum(low.abs(), high.abs()) + 1e-12  # an even map stays even
     return (maps - low) / torch.maximum(high - low, rounding)
-
-
-def heat_maps(attention: Tensor, tokens: list[list[int]], size: int | tuple = 64, log: bool = False) -> Tensor:
-    """Attention [B, heads, pixels, tokens] and each picture's token positions -> maps [B, size, size], each from 0 to 1;
-    ``size`` is the picture's side, or its height and width.
-
-    The mean over heads and over the tokens of the word, enlarged from the U-Net's own resolution. ``log``: the mean of the
-    heads' logarithms, so that no single head outshouts the others; outlines show better, and so does what is faint.
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    maps = word_attention(attention, tokens, height / width)
-    maps = maps.clamp(min=1e-8).log() if log else maps
-    return enlarge(maps.mean(1), size)
 
 
 @contextmanager
@@ -167,8 +133,3 @@ def word_change(models, prompt: str, word: str, inputs: dict[nn.Module, list[Ten
         side = math.isqrt(len(change))
         effect += F.interpolate(change.view(1, 1, side, side), size=size, mode="bilinear")[0]
     return effect[0]
-
-
-def word_effect(models, prompt: str, word: str, inputs: dict[nn.Module, list[Tensor]], size: int = 64) -> Tensor:
-    """Where ``word`` acts: :func:`word_change`, stretched to run from 0 to 1. (A word that hardly acts has such a map too.)"""
-    return enlarge(word_change(models, prompt, word, inputs, size)[None], size)[0]

@@ -5,11 +5,10 @@ import torch
 
 from ldm_tutorial.attention import (
     enlarge,
-    heat_maps,
     record_attention,
     record_inputs,
     word_attention,
-    word_effect,
+    word_change,
     word_tokens,
 )
 from ldm_tutorial.errors import UserError
@@ -104,22 +103,18 @@ def test_a_word_that_the_model_never_reads(tokenizer):
         word_tokens(tokenizer, "a " * 90 + "duck", "duck")
 
 
-def test_heat_maps():
+def test_what_a_word_gets():
     attention = torch.full((1, 2, 64, 5), 0.01)
     attention[0, 0, 9, 2] = 1.0  # head 0: row 1, column 1; token 2
     attention[0, 1, 9, 2] = 0.09
     assert word_attention(attention, [[2]]).shape == (1, 2, 8, 8)
     torch.testing.assert_close(word_attention(attention, [[2, 3]])[0, :, 1, 1], torch.tensor([0.505, 0.05]))
-    plain, logs = heat_maps(attention, [[2]]), heat_maps(attention, [[2]], log=True)
-    for maps in (plain, logs):
+    mean = enlarge(word_attention(attention, [[2]]).mean(1))
+    logs = enlarge(word_attention(attention, [[2]]).log().mean(1))
+    for maps in (mean, logs):
         assert maps.shape == (1, 64, 64) and maps.min() == 0 and maps.max() == 1
         assert maps[0].argmax().item() in (64 * y + x for y in range(8, 16) for x in range(8, 16))
-    assert heat_maps(attention, [[1]]).max() < 0.05, "a map without a peak is not rounding blown up"
-    # in the logarithm a head that is 10 times fainter everywhere weighs as much
-    fainter = attention.clone()
-    fainter[:, 1] /= 10
-    torch.testing.assert_close(heat_maps(fainter, [[2]], log=True), logs)
-    assert (heat_maps(fainter, [[2]]) - plain).abs().max() > 0
+    assert enlarge(word_attention(attention, [[1]]).mean(1)).max() < 0.05, "a map without a peak is not rounding blown up"
 
 
 def test_enlarge_keeps_the_order():
@@ -178,11 +173,12 @@ def test_the_effect_of_a_word_is_what_a_layer_answers_without_it(tiny):
     hook.remove()
     change = (answers[0] - answers[1]).square().mean(1).sqrt()
     expected = enlarge(change.view(1, 8, 8))[0]
-    torch.testing.assert_close(word_effect(models, prompt, "golden", {first: inputs[first]}), expected, rtol=1e-4, atol=1e-4)
-    assert word_effect(models, prompt, "Golden", inputs).shape == (64, 64)
+    effect = word_change(models, prompt, "golden", {first: inputs[first]})
+    torch.testing.assert_close(enlarge(effect[None])[0], expected, rtol=1e-4, atol=1e-4)
+    assert word_change(models, prompt, "Golden", inputs).shape == (64, 64)
     assert not first._forward_pre_hooks and not first._forward_hooks, "nothing is left behind"
     with pytest.raises(UserError, match="'teapot' does not stand"):
-        word_effect(models, prompt, "teapot", inputs)
+        word_change(models, prompt, "teapot", inputs)
 
 
 def test_a_deaf_layer_shows_no_effect(tiny):
@@ -192,7 +188,7 @@ def test_a_deaf_layer_shows_no_effect(tiny):
     before = layer.to_v.weight.clone()
     try:
         layer.to_v.weight.data.zero_()
-        assert not word_effect(models, "a golden duck", "golden", inputs).any()
+        assert not word_change(models, "a golden duck", "golden", inputs).any()
     finally:
         layer.to_v.weight.data.copy_(before)
-    assert word_effect(models, "a golden duck", "golden", inputs).any()
+    assert word_change(models, "a golden duck", "golden", inputs).any()

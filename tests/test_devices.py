@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextModel
 
-from ldm_tutorial.attention import heat_maps, join_layers, record_attention, record_inputs, word_effect
+from ldm_tutorial.attention import record_attention, record_inputs, word_attention, word_change
 from ldm_tutorial.autoencoder import VAELoss, build_vae
 from ldm_tutorial.clip import CLIPLoss, build_clip, embed_images, embed_texts
 from ldm_tutorial.diffusion import DiffusionLoss, build_scheduler, build_unet
@@ -127,10 +127,11 @@ def test_maps_of_words(gpu):
     models, _ = gpu
     with record_attention(models.unet) as maps:
         sample_latents(models, PROMPTS, SEEDS, **FEW)
-    assert heat_maps(join_layers(maps)[-2:], [[1], [2]]).shape == (2, 64, 64)
+    attention = maps["mid_block.attentions.0.transformer_blocks.0.attn2"][-1][-2:]
+    assert word_attention(attention, [[1], [2]]).shape[:2] == attention.shape[:2]
     with record_inputs(models.unet) as inputs:
         sample_latents(models, PROMPTS[:1], SEEDS[:1], **FEW)
-    assert word_effect(models, PROMPTS[0], "mug", inputs).shape == (64, 64)
+    assert word_change(models, PROMPTS[0], "mug", inputs).shape == (64, 64)
 
 
 @pytest.mark.parametrize("device", ["cuda", "meta"])

@@ -124,16 +124,16 @@ def _pair_model(share: int) -> Baseline:
 
 
 def _clip(what: str, data: Callable[..., SampleBatch]) -> Baseline:
-    recipe = Recipe(250, 128, 1e-3, warmup=40)
+    recipe = Recipe(800, 128, 1e-3, warmup=40, decay=0.6)
     return Baseline(what, build_small_clip, CLIPLoss, recipe, data, low_precision=False)
 
 
 def _unet(what: str, cut: bool) -> Baseline:
     return Baseline(
         what,
-        build=partial(build_small_unet, 16, 8, (32, 64), attention=False),
+        build=partial(build_small_unet, 16, 8, (32, 32), attention=False),
         loss=partial(diffusion_loss, prediction_type="epsilon"),
-        recipe=Recipe(220, 64, 2e-3, warmup=30),
+        recipe=Recipe(1_100, 64, 2e-3, warmup=50, decay=0.6),
         data=partial(latent_batches, autoencoder="shipped"),
         autoencoder="shipped",
         prediction_type="epsilon",

@@ -33,11 +33,19 @@ SIZES = {
 }
 
 
+def on_each_background(split: str) -> list[tuple[str, str, str]]:
+    """Every pair of a split on every background: (object, material, background)."""
+    scenes = []
+    for object, material in pairs(split):
+        for background in BACKGROUNDS:
+            scenes.append((object, material, background))
+    return scenes
+
+
 def clip_top1(clip: CLIPModel, tokenizer, views: int = 2, choices: int = 256) -> dict:
     """How often CLIP picks the right one of 256 captions for a render of a held-out pair, each caption naming object, material
     and background, all different: the 168 of "held_out_test", so many views of each, and others of "held_out_dev" as rivals."""
-    tested = [(o, m, b) for o, m in pairs("held_out_test") for b in BACKGROUNDS]
-    rivals = [(o, m, b) for o, m in pairs("held_out_dev") for b in BACKGROUNDS]
+    tested, rivals = on_each_background("held_out_test"), on_each_background("held_out_dev")
     captions = [plain(*w) for w in (tested + rivals)[:choices]]
     images, _ = renders(tested * views, seed=77, progress=False, size=clip.config.vision_config.image_size)
     scores = embed_images(clip, to_model(images)) @ embed_texts(clip, tokenizer, captions).T

@@ -12,6 +12,7 @@ picture i for the U-Net. Of several processes each must call
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -194,7 +195,7 @@ def train_clip(data, tokenizer: CLIPTokenizer, recipe: Recipe, folder: Path, **o
     images = data.images
     count = len(images)
     clip = build_clip(tokenizer, resolution=images.shape[1])
-    texts = [text for wordings in data.wordings for text in wordings]
+    texts = list(itertools.chain.from_iterable(data.wordings))
     ids = tokenizer(texts, padding="longest", truncation=True, return_tensors="pt").input_ids
     many = torch.tensor([len(wordings) for wordings in data.wordings])  # captions of each picture, which follow each other
     first = many.cumsum(0) - many

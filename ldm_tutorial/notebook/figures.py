@@ -13,6 +13,7 @@ import base64
 import functools
 import html
 import io
+import itertools
 import json
 import math
 import os
@@ -266,7 +267,7 @@ def strip(images: Sequence, titles: Sequence[str] | None = None, size: float | N
 
 def in_rows(rows: Mapping[str, Sequence], titles: Sequence[str] | None = None, size: float = 1.28) -> Image.Image:
     """Rows of pictures, each row under its name at the left; ``titles`` stand over the columns."""
-    every = [image for row in rows.values() for image in row]
+    every = list(itertools.chain.from_iterable(rows.values()))
     return pictures(every, titles, len(every) // len(rows), size, names=list(rows))
 
 
@@ -328,7 +329,8 @@ def animation(
     panels = [list(frame) if isinstance(frame, list | tuple) else [frame] for frame in frames]
     titles = list(titles) or [""] * len(panels)
     chosen = np.linspace(0, len(panels) - 1, min(6, len(panels))).round().astype(int).tolist()
-    below = pictures([panels[i][k] for k in range(len(panels[0])) for i in chosen], [titles[i] for i in chosen], 6, names=names)
+    rows = [[panels[i][k] for i in chosen] for k in range(len(panels[0]))]
+    below = pictures(list(itertools.chain.from_iterable(rows)), [titles[i] for i in chosen], 6, names=names)
     tops = [pictures(row, names, len(row), 2.56, title) for row, title in zip(panels, titles, strict=True)]
     sheets = [stack([top, below]) for top in tops]
     sample = below.resize((below.width // 2, below.height // 2), Image.Resampling.NEAREST)  # enough to choose colours from
@@ -357,7 +359,9 @@ def contact_sheet(seed: int = 0, zoom: int = 1, images=None) -> Image.Image:
 
     if images is None:
         images = Curios("all", len(OBJECTS) * len(MATERIALS), seed).images
-    frames = [COLORS["red"] if held_out(o, m) else None for o in OBJECTS for m in MATERIALS]
+    frames = []
+    for pair in itertools.product(OBJECTS, MATERIALS):
+        frames.append(COLORS["red"] if held_out(*pair) else None)
     table = grid(list(_array(images)), len(MATERIALS), zoom, 3, frames)
     left, top = 92, 22
     sheet = Image.new("RGB", (table.width + left, table.height + top), "white")
