@@ -705,12 +705,12 @@ def test_the_model_says_what_it_is(trained, ldm, tmp_path):
     assert about.example in [draw(i)[1] for i in range(24)] and about.data
     out = tmp_path / "bar.png"
     status, _, said = ldm("generate", "a red bar", "--model", model, "--steps", 2, "--out", out)
-    assert status == 0 and "No caption in training named" not in said  # that is about Curios
+    assert status == 0 and "Curios has nothing called" not in said  # that is about Curios
     assert Image.open(out).size == (16, 16)
     status, _, said = ldm("generate", "кресло", "--model", model, "--steps", 2, "--out", out)
     assert status == 2 and f"taught to read (Latin and digits): try {about.example!r}" in said
     status, _, said = ldm("edit", out, "a blue bar", "--model", model, "--steps", 2, "--out", tmp_path / "b.png")
-    assert status == 0 and "No caption in training named" not in said
+    assert status == 0 and "Curios has nothing called" not in said
 
 
 def test_it_is_not_measured_as_if_it_were_curios(trained, ldm, tmp_path):

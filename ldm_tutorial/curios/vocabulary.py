@@ -226,7 +226,7 @@ SILENT = {
 
 
 def note_unknown_words(prompt: str) -> str | None:
-    """A friendly note about words that no caption of Curios has, each with the nearest one that it knows; else None."""
+    """A friendly note about words for which Curios has nothing, each with the nearest one that it knows; else None."""
     words = dict.fromkeys(re.findall(r"[a-z0-9]{2,}", prompt.lower()))
     known, names = vocabulary(), sorted(vocabulary(names=True))
     unknown = [w for w in words if w not in known and w.rstrip("s") not in known and w not in SILENT]
@@ -238,7 +238,7 @@ def note_unknown_words(prompt: str) -> str | None:
         near = NEAR.get(word) or NEAR.get(word.rstrip("s"))
         close = [near] if near else difflib.get_close_matches(word, names, 1, 0.75)
         hints.append(f"{word!r} (nearest: {close[0]!r})" if close else f"{word!r}")
-    note = f"No caption in training named {', '.join(hints)}{' and more' if len(unknown) > 6 else ''}. " if hints else ""
+    note = f"Curios has nothing called {', '.join(hints)}{' and more' if len(unknown) > 6 else ''}. " if hints else ""
     if object is None:
         note += f"It draws one of: {', '.join(OBJECTS)}. "
     if material is None and unknown:

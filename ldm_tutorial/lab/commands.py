@@ -89,7 +89,7 @@ def remark_large_seed(seed: int) -> None:
 
 
 def remark_unknown_words(prompt: str, about: About) -> None:
-    """Name the words that no caption of Curios has, where the model knows nothing else."""
+    """Name the words for which Curios has nothing, where the model knows nothing else."""
     from ..curios.vocabulary import note_unknown_words
 
     remark(note_unknown_words(prompt) if about.kind == "curios" else None)

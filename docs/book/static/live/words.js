@@ -1,4 +1,4 @@
-// What the command line says about words that no caption in training named, said in the page.
+// What the command line says about words for which Curios has nothing, said in the page.
 
 /** A sentence about a prompt, or "" where there is nothing to say. `words` is words.json, made by docs/book/live.py. */
 export function noteUnknownWords(prompt, words) {
@@ -14,7 +14,7 @@ export function noteUnknownWords(prompt, words) {
       const near = words.near[word] ?? words.near[word.replace(/s+$/, "")];
       return near ? `"${word}" (nearest: "${near}")` : `"${word}"`;
     });
-    notes.push(`No caption in training named ${hints.join(", ")}${unknown.length > 6 ? " and more" : ""}.`);
+    notes.push(`Curios has nothing called ${hints.join(", ")}${unknown.length > 6 ? " and more" : ""}.`);
   }
   if (!object) notes.push(`It draws one of: ${words.draws.join(", ")}.`);
   return notes.join(" ");
