@@ -47,6 +47,7 @@ def main() -> None:
     for part in given.parts:
         figures[part] = PARTS[part](weights, given.run, given.sheets, given.quick)
         figures["machine"] = describe()
+        figures.setdefault("commands", {})[part] = figures["machine"]["command"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(figures[part], indent=1))

@@ -115,6 +115,11 @@ def test_what_a_word_gets():
         assert maps.shape == (1, 64, 64) and maps.min() == 0 and maps.max() == 1
         assert maps[0].argmax().item() in (64 * y + x for y in range(8, 16) for x in range(8, 16))
     assert enlarge(word_attention(attention, [[1]]).mean(1)).max() < 0.05, "a map without a peak is not rounding blown up"
+    # in the logarithm a head that is 10 times fainter everywhere weighs as much
+    fainter = attention.clone()
+    fainter[:, 1] /= 10
+    torch.testing.assert_close(enlarge(word_attention(fainter, [[2]]).log().mean(1)), logs)
+    assert (enlarge(word_attention(fainter, [[2]]).mean(1)) - mean).abs().max() > 0
 
 
 def test_enlarge_keeps_the_order():

@@ -101,6 +101,12 @@ def test_the_narrow_and_the_diverse_one_have_the_shipped_shape():
             assert config[key] == shipped[key] or list(config[key]) == shipped[key], key
 
 
+def test_they_are_small():
+    """Together at most 10 MB; the U-Net that notebook 04 makes lies beside them and is none of them."""
+    sizes = [file.stat().st_size for name in SHIPPED for file in (FOLDER / name).glob("*.safetensors")]
+    assert len(sizes) == len(SHIPPED) and sum(sizes) < 10_000_000
+
+
 def test_shapes():
     x = torch.zeros(2, 3, 64, 64)
     latents = {"vae-diverse": (8, 16, 16), "vae-f2": (8, 32, 32), "vae-f8": (8, 8, 8), "vae-prior": (32, 2, 2)}

@@ -275,11 +275,13 @@ def test_heat_maps_on_every_layout(layouts, kind, size):
     torch.testing.assert_close(z, plain, atol=1e-4, rtol=1e-4)  # looking changes nothing
     assert len({calls[0].shape[2] for calls in maps.values()}) == 3  # two resolutions and the middle
     pixels = size[0] * size[1] // 16**2
-    attention = next(calls for calls in maps.values() if calls[0].shape[2] == pixels)[-1][
-        -2:
-    ]  # with guidance the prompts are last
-    assert attention.shape[3] == 77
-    torch.testing.assert_close(attention.sum(3), torch.ones(attention.shape[:3]))
+    recorded = []
+    for calls in maps.values():
+        recorded += [call[-2:] for call in calls]  # with guidance the prompts stand last
+    for each in recorded:
+        assert each.shape[3] == 77
+        torch.testing.assert_close(each.sum(3), torch.ones(each.shape[:3]))
+    attention = next(each for each in recorded if each.shape[2] == pixels)
     tokens = [word_tokens(models.tokenizer, p, w) for p, w in zip(PROMPTS, ("mug", "duck"), strict=True)]
     heat = enlarge(word_attention(attention, tokens, size[0] / size[1]).mean(1), size)
     assert heat.shape == (2, *size) and heat.min() == 0 and heat.max() <= 1

@@ -228,7 +228,7 @@ SILENT = {
 def note_unknown_words(prompt: str) -> str | None:
     """A friendly note about words for which Curios has nothing, each with the nearest one that it knows; else None."""
     words = dict.fromkeys(re.findall(r"[a-z0-9]{2,}", prompt.lower()))
-    known, names = vocabulary(), sorted(vocabulary(names=True))
+    known, names = vocabulary(), sorted(vocabulary(names=True) - SILENT)
     unknown = [w for w in words if w not in known and w.rstrip("s") not in known and w not in SILENT]
     object, material, _ = parse(prompt)
     if not unknown and object:
@@ -240,7 +240,7 @@ def note_unknown_words(prompt: str) -> str | None:
         hints.append(f"{word!r} (nearest: {close[0]!r})" if close else f"{word!r}")
     note = f"Curios has nothing called {', '.join(hints)}{' and more' if len(unknown) > 6 else ''}. " if hints else ""
     if object is None:
-        note += f"It draws one of: {', '.join(OBJECTS)}. "
+        note += f"The model draws one of: {', '.join(OBJECTS)}. "
     if material is None and unknown:
         note += f"Its materials: {', '.join(MATERIALS)}."
     return note.strip()

@@ -319,7 +319,7 @@ def test_a_prompt_that_is_too_long(playground):
 
 def test_unknown_words(playground):
     said = draw(playground, prompt="a dinosaur made of jelly", steps=2)
-    assert 'Curios has nothing called "dinosaur", "jelly"' in said and "It draws one of: armchair" in said
+    assert 'Curios has nothing called "dinosaur", "jelly"' in said and "The model draws one of: armchair" in said
 
 
 def test_stop(playground):

@@ -16,6 +16,6 @@ export function noteUnknownWords(prompt, words) {
     });
     notes.push(`Curios has nothing called ${hints.join(", ")}${unknown.length > 6 ? " and more" : ""}.`);
   }
-  if (!object) notes.push(`It draws one of: ${words.draws.join(", ")}.`);
+  if (!object) notes.push(`The model draws one of: ${words.draws.join(", ")}.`);
   return notes.join(" ");
 }
