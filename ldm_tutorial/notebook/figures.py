@@ -329,8 +329,10 @@ def animation(
     panels = [list(frame) if isinstance(frame, list | tuple) else [frame] for frame in frames]
     titles = list(titles) or [""] * len(panels)
     chosen = np.linspace(0, len(panels) - 1, min(6, len(panels))).round().astype(int).tolist()
-    rows = [[panels[i][k] for i in chosen] for k in range(len(panels[0]))]
-    below = pictures(list(itertools.chain.from_iterable(rows)), [titles[i] for i in chosen], 6, names=names)
+    some = []
+    for k in range(len(panels[0])):
+        some += [panels[i][k] for i in chosen]
+    below = pictures(some, [titles[i] for i in chosen], 6, names=names)
     tops = [pictures(row, names, len(row), 2.56, title) for row, title in zip(panels, titles, strict=True)]
     sheets = [stack([top, below]) for top in tops]
     sample = below.resize((below.width // 2, below.height // 2), Image.Resampling.NEAREST)  # enough to choose colours from
