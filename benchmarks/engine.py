@@ -5,6 +5,9 @@ equal to 1 of 255. Then equal quality: against 50 DDIM steps of the pipeline, th
 fewest steps that ``fast_sampling.py`` found as good. Ratios above 1 mean that the engine is faster. Then how near
 both come to the processor's limit: operations a second of one U-Net call for a batch of 32, on one thread, beside those of a
 plain matrix product. Last, what each needs of memory: the peak of a process that does nothing else.
+
+PyTorch's threads spin while they wait, the engine's sleep. With ``OMP_WAIT_POLICY=PASSIVE`` before the command PyTorch's sleep
+too, as in notebooks and `ldm` (docs/architecture.md, Threads): those figures are stored as ``engine_sleeping``.
 """
 
 import json
@@ -86,6 +89,7 @@ def operations_a_second(engine, unet, quick: bool) -> dict[str, float]:
 
 def main() -> None:
     given = options(__doc__, pairs=(7, "timed pairs"))
+    sleeping = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
     pairs, steps = (1, 2) if given.quick else (given.pairs, 20)
 
     import numpy as np
@@ -137,7 +141,7 @@ def main() -> None:
     print("billions of operations a second, one thread:", {k: round(v) for k, v in figures["gflops_one_thread"].items()})
     peaks = {"engine": peak_bytes(ENGINE_PROCESS), "plain_diffusers": peak_bytes(PIPELINE_PROCESS, str(WEIGHTS))}
     print(f"peak of memory: {peaks['engine'] / 2**20:.0f} MiB, plain diffusers {peaks['plain_diffusers'] / 2**20:.0f} MiB")
-    store("engine", figures | {"peak_bytes": peaks}, given.quick)
+    store("engine_sleeping" if sleeping else "engine", figures | {"peak_bytes": peaks}, given.quick)
 
 
 if __name__ == "__main__":
