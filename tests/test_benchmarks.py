@@ -250,6 +250,7 @@ def test_engine(script, tmp_path, monkeypatch, capsys):
     (tmp_path / "committed" / "fast_sampling.json").write_text(json.dumps({"sampling": fast}))
     module = script("engine")
     monkeypatch.setattr(module, "peak_bytes", lambda code, *_: 2**20 * (100 if "Engine" in code else 900))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)  # `make test` sets it: then the record is called engine_sleeping
     clock = module.machine.clock, module.machine.clock_name
     module.main()
     module.machine.clock, module.machine.clock_name = clock
