@@ -76,7 +76,9 @@ def free_wording_scores(
 ) -> dict[str, dict]:
     """Object and material right for prompts in free wording (a prompt that is refused counts as wrong), and the background
     where the prompt names it. The intervals are by prompt. With ``half="dev"`` the keys end in ``_dev``."""
-    rows = [row for row in free_wording(half) for _ in range(seeds)]
+    rows = []
+    for row in free_wording(half):
+        rows += [row] * seeds
     prompts = [accepted_prompt(row["prompt"], models.tokenizer) for row in rows]
     accepted = torch.tensor([prompt is not None for prompt in prompts])
     pictures = to_64(sample_many(models, [prompt for prompt in prompts if prompt], 400_000, progress, sampling, engine))

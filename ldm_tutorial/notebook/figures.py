@@ -175,7 +175,9 @@ def _write(picture: Image.Image, place: tuple[float, float], text: str, anchor: 
 
 def stack(parts: Sequence[Image.Image]) -> Image.Image:
     """Pictures below one another, each in the middle."""
-    sheet = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white")
+    width = max(part.width for part in parts)
+    height = sum(part.height for part in parts)
+    sheet = Image.new("RGB", (width, height), "white")
     y = 0
     for part in parts:
         sheet.paste(part, ((sheet.width - part.width) // 2, y))
@@ -415,7 +417,9 @@ def bars_with_intervals(
         axis.annotate(reference[1], (reference[0], -0.62), (3, 0), textcoords="offset points", va="center", fontsize=10)
     axis.set_yticks(range(len(numbers)), [textwrap.fill(name, 34) for name in numbers])
     axis.set_ylim(len(numbers) - 0.4, -1 if reference else -0.6)
-    axis.set_xlim(min(0, *(low for _, low, _ in numbers.values())), 1.12 * max(high for _, _, high in numbers.values()))
+    lowest = min(low for _, low, _ in numbers.values())
+    highest = max(high for _, _, high in numbers.values())
+    axis.set_xlim(min(0, lowest), 1.12 * highest)
     some = any(low < high for _, low, high in numbers.values())
     axis.set_xlabel(f"{label} (lines: 95% intervals)" if some else label)
     told = [f"{name} {form.format(value)}" for name, (value, _, _) in numbers.items()]

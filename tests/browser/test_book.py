@@ -158,7 +158,7 @@ def faults_for_readers(page) -> list[str]:
 @pytest.mark.parametrize("name", PAGES)
 def test_page_for_everybody(open_page, name, theme):
     page = open_page(name, color_scheme=theme)
-    if name == "live.html" and has_runtime():  # its button changes its colours while the model is loaded
+    if name == "live.html" and has_runtime():  # once it is at rest: the model is loaded
         page.wait_for_function("!document.querySelector('[name=draw]').disabled")
     assert faults_for_readers(page) == []
 
