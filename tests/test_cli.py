@@ -65,10 +65,11 @@ def test_contact_sheet(ldm, tmp_path):
     height, width, _ = sheet.shape
     # Every picture is on it, where its row and its column say.
     data = Curios("all", len(OBJECTS) * len(MATERIALS), progress=False)
-    step, left, top = 67, width - 67 * len(MATERIALS) - 3, height - 67 * len(OBJECTS) - 3
+    step = 128 + 8
+    left, top = width - step * len(MATERIALS), height - step * len(OBJECTS)
     for i, picture in enumerate(data.images.numpy()):
-        y, x = top + 3 + i // len(MATERIALS) * step, left + 3 + i % len(MATERIALS) * step
-        assert np.array_equal(sheet[y : y + 64, x : x + 64], picture), data.captions[i]
+        y, x = top + i // len(MATERIALS) * step, left + i % len(MATERIALS) * step
+        assert np.array_equal(sheet[y : y + 128 : 2, x : x + 128 : 2], picture), data.captions[i]
     assert (sheet[:, :left] < 128).any() and (sheet[:top] < 128).any()  # the names beside and above
 
 

@@ -1,10 +1,8 @@
 """The doctor finds each fault, names it, and says what to do. Faults are real ones, made in a temporary folder."""
 
 import hashlib
-import importlib.util
 import json
 import os
-import py_compile
 import subprocess
 import sys
 from collections import namedtuple
@@ -35,7 +33,7 @@ def run_doctor(**environment) -> subprocess.CompletedProcess:
     """The whole examination in a process of its own, as a learner runs it."""
     environment["PYTHONPATH"] = os.pathsep.join([environment.get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
-        [sys.executable, "-m", "ldm_tutorial.notebook.doctor"],
+        [sys.executable, "-m", "ldm_tutorial.lab.cli", "doctor"],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
@@ -44,12 +42,12 @@ def run_doctor(**environment) -> subprocess.CompletedProcess:
 
 
 def test_whole_weights_are_whole(weights):
-    assert doctor.check_weights(weights) == [Finding("ok", "weights: all 2 files are whole")]
+    assert doctor.check_weights(weights) == Finding("ok", "weights: all 2 files are whole")
 
 
 def test_missing_weights(weights):
     (weights / "model_index.json").unlink()
-    (finding,) = doctor.check_weights(weights)
+    finding = doctor.check_weights(weights)
     assert finding == Finding("fault", "weights: model_index.json is missing", doctor.WEIGHTS_CURE)
 
 
@@ -57,7 +55,7 @@ def test_missing_weights(weights):
 def test_truncated_weights(weights, size):
     path = weights / "unet" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    (finding,) = doctor.check_weights(weights)
+    finding = doctor.check_weights(weights)
     assert finding.level == "fault" and finding.what == "weights: unet/model.safetensors is cut short"
     assert "git checkout -- ldm_tutorial/weights" in finding.advice
 
@@ -67,17 +65,15 @@ def test_one_altered_bit(weights):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    (finding,) = doctor.check_weights(weights)
+    finding = doctor.check_weights(weights)
     assert finding.level == "fault" and finding.what == "weights: unet/model.safetensors is altered"
 
 
 def test_every_bad_file_is_named(weights):
     (weights / "model_index.json").write_text("{ }")
     (weights / "unet" / "model.safetensors").unlink()
-    assert {finding.what for finding in doctor.check_weights(weights)} == {
-        "weights: model_index.json is altered",
-        "weights: unet/model.safetensors is missing",
-    }
+    what = doctor.check_weights(weights).what
+    assert "model_index.json is altered" in what and "unet/model.safetensors is missing" in what
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "not json"])
@@ -85,7 +81,7 @@ def test_bad_list_of_checksums(weights, content):
     (weights / "checksums.json").unlink()
     if content is not None:
         (weights / "checksums.json").write_text(content)
-    (finding,) = doctor.check_weights(weights)
+    finding = doctor.check_weights(weights)
     assert finding.level == "fault" and "checksums.json" in finding.what
 
 
@@ -94,7 +90,7 @@ def test_torchvision_that_does_not_fit_torch(tmp_path):
     (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     examined = run_doctor(PYTHONPATH=str(tmp_path))
     assert examined.returncode == 1, examined.stderr
-    assert "fault   torchvision does not fit torch" in examined.stdout
+    assert "fault   torchvision cannot be imported: operator torchvision::nms does not exist" in examined.stdout
     assert "python -m pip install torch torchvision" in examined.stdout
     # One cause, one finding: that diffusers and transformers fail with it is not reported as well.
     assert "diffusers cannot" not in examined.stdout and "Traceback" not in examined.stderr
@@ -106,12 +102,6 @@ def test_broken_library(tmp_path):
     examined = run_doctor(PYTHONPATH=str(tmp_path))
     assert examined.returncode == 1, examined.stderr
     assert "fault   diffusers cannot be imported: broken on purpose" in examined.stdout
-
-
-def test_old_python(monkeypatch):
-    monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
-    assert doctor.check_python().level == "fault"
-    assert "3.10.4" in doctor.check_python().what
 
 
 def test_requirements(monkeypatch):
@@ -127,7 +117,8 @@ def test_the_library_alone(monkeypatch):
     """What only notebooks or developers need is no fault where the library alone is installed."""
     wanted = ["packaging>=1", 'no-such-lab>=4; extra == "notebooks"', 'no-such-test>=1; extra == "dev"']
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted)
-    assert doctor.check_requirements() == Finding("ok", "all 1 required packages are installed, in versions that will do")
+    finding = doctor.check_requirements()
+    assert finding.level == "ok" and finding.what.endswith(": all 1 required packages are installed, in versions that will do")
     monkeypatch.setitem(sys.modules, "jupyter_client.kernelspec", None)
     assert doctor.check_kernel() == Finding("warn", "Jupyter is not installed: all works but the notebooks", doctor.EXTRAS)
 
@@ -174,44 +165,6 @@ def test_little_memory(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("Memory", "available")(2**30))
     finding = doctor.check_memory()
     assert finding.level == "warn" and "1.0 GiB" in finding.what
-
-
-@pytest.fixture
-def libraries(tmp_path, monkeypatch):
-    """A folder from which torch, diffusers and transformers would be imported, and where their bytecode is kept."""
-    for name in ("torch", "diffusers", "transformers"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("")
-
-    def find(name):
-        return importlib.util.spec_from_file_location(name, tmp_path / name / "__init__.py")
-
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", find)
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    monkeypatch.setattr(sys, "pycache_prefix", None)
-    return tmp_path
-
-
-def test_bytecode_that_may_be_kept(libraries):
-    assert doctor.check_bytecode().level == "ok"
-    assert not list(libraries.glob("*/__pycache__")), "a check makes nothing"
-
-
-def test_bytecode_is_switched_off(libraries, monkeypatch):
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    finding = doctor.check_bytecode()
-    assert finding.level == "warn" and "torch, diffusers, transformers" in finding.what
-    assert "PYTHONDONTWRITEBYTECODE is set" in finding.what and doctor.COMPILING in finding.what
-    for name in ("torch", "diffusers", "transformers"):  # what was compiled before is read all the same
-        py_compile.compile(libraries / name / "__init__.py")
-    assert doctor.check_bytecode().level == "ok"
-
-
-def test_bytecode_where_the_folder_cannot_be_written(libraries, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    finding = doctor.check_bytecode()
-    assert finding.level == "warn" and f"{libraries / 'torch' / '__pycache__'} can't be written" in finding.what
-    assert "PYTHONPYCACHEPREFIX" in finding.advice
 
 
 def test_cache_is_looked_at_and_not_made(monkeypatch, tmp_path):

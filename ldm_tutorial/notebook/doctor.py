@@ -4,20 +4,19 @@
 Nothing heavy is imported before it is checked, and no check changes anything.
 """
 
-import importlib.util
+import importlib
 import os
+import platform
 import shutil
 import sys
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import cache_from_source
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import CHECKSUMS, WEIGHTS, check_place, read_checksums, verify_checksums
+from ..files import CHECKSUMS, WEIGHTS, cache_folder, check_place, read_checksums, verify_checksums
 from ..storage.threads import share_the_machine
 
-MIN_PYTHON = (3, 11)
 MIN_MEMORY = 3 * 2**30  # bytes
 MIN_DISK = 2 * 2**30  # bytes
 
@@ -27,12 +26,6 @@ TORCH_CURE = (
     "`python -m pip install torch torchvision` (both with the same --index-url, if you use one)"
 )
 EXTRAS = "run `make venv`, or `python -m pip install -e '.[notebooks]'` in the project's folder"
-# 17.7 s in place of 7.3 s, 24.0 in place of 9.6, 25 in place of 9: `import ldm_tutorial.sampling`, measured on three days
-COMPILING = "every start takes 10 to 16 s of processor time more, to compile the libraries again"
-BYTECODE_CURE = (
-    "let whoever may write there run `python -c 'import ldm_tutorial.notebook.playground'` once without "
-    "PYTHONDONTWRITEBYTECODE, or name a folder for bytecode: `export PYTHONPYCACHEPREFIX=/some/folder`"
-)
 WEIGHTS_CURE = "restore them: `git checkout -- ldm_tutorial/weights`, or download the project again"
 
 
@@ -46,18 +39,11 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Check the installation and the machine, without raising. Takes a few seconds: it imports the libraries."""
-    return [
-        check_python(),
-        check_requirements(),
-        *check_libraries(),
-        check_bytecode(),
-        check_kernel(),
-        *check_weights(),
-        check_gpu(),
-        check_memory(),
-        check_cache(),
-    ]
+    """Check the installation and the machine. Takes a few seconds: it imports the libraries."""
+    findings = [check_requirements(), check_libraries()]
+    if any(finding.level == "fault" for finding in findings):
+        return findings  # the other checks stand on these packages
+    return [*findings, check_kernel(), check_weights(), check_gpu(), check_memory(), check_cache()]
 
 
 def report(only_problems: bool = False, findings: list[Finding] | None = None) -> bool:
@@ -73,14 +59,6 @@ def report(only_problems: bool = False, findings: list[Finding] | None = None) -
             advice = f"\n        -> {finding.advice}" if finding.advice else ""
             print(f"{finding.level:>5}   {finding.what}{advice}", file=sys.stderr if only_problems else sys.stdout)
     return all(finding.level != "fault" for finding in findings)
-
-
-def check_python() -> Finding:
-    """Python itself must not be too old."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    if tuple(sys.version_info[:2]) < MIN_PYTHON:
-        return Finding("fault", f"Python {version} is too old", "install Python 3.11 or newer, then run `make venv`")
-    return Finding("ok", f"Python {version}")
 
 
 def check_requirements() -> Finding:
@@ -103,51 +81,24 @@ def check_requirements() -> Finding:
             problems.append(f"{requirement.name} {installed} is not {requirement.specifier}")
     if problems:
         return Finding("fault", "requirements: " + ", ".join(problems), INSTALL)
-    return Finding("ok", f"all {len(always)} required packages are installed, in versions that will do")
+    python = platform.python_version()
+    return Finding("ok", f"Python {python}: all {len(always)} required packages are installed, in versions that will do")
 
 
-def check_libraries() -> list[Finding]:
+def check_libraries() -> Finding:
     """Import what the course is built on. torchvision comes first: where it does not fit torch, the others fail too."""
-    try:
-        importlib.import_module("torchvision")
-    except Exception as error:
-        if "torchvision::nms" in str(error):
-            return [Finding("fault", "torchvision does not fit torch (torchvision::nms is missing)", TORCH_CURE)]
-        return [Finding("fault", f"torchvision cannot be imported: {first_line(error)}", TORCH_CURE)]
-    both = f"torch {metadata.version('torch')} and torchvision {metadata.version('torchvision')}"
-    findings = [Finding("ok", f"{both} fit each other")]
-    for name, needed in [("transformers", "CLIPModel"), ("diffusers", "UNet2DConditionModel")]:
+    needed = [
+        ("torchvision", "ops", TORCH_CURE),
+        ("transformers", "CLIPModel", INSTALL),
+        ("diffusers", "UNet2DConditionModel", INSTALL),
+    ]
+    for name, part, cure in needed:
         try:
-            getattr(importlib.import_module(name), needed)
-            findings.append(Finding("ok", f"{name} {metadata.version(name)}"))
+            getattr(importlib.import_module(name), part)
         except Exception as error:
-            findings.append(Finding("fault", f"{name} cannot be imported: {first_line(error)}", INSTALL))
-    return findings
-
-
-def check_bytecode() -> Finding:
-    """Python keeps the bytecode of what it imports beside it, where it may; elsewhere it compiles anew at every start."""
-    missing = {}
-    for name in ("torch", "diffusers", "transformers"):
-        spec = importlib.util.find_spec(name)
-        if spec and spec.origin:  # that it is missing, another check says
-            cached = Path(cache_from_source(spec.origin))
-            if not cached.exists() and (sys.dont_write_bytecode or not _is_place(cached)):
-                missing[name] = cached.parent
-    if not missing:
-        return Finding("ok", "bytecode of the libraries is kept")
-    why = "PYTHONDONTWRITEBYTECODE is set" if sys.dont_write_bytecode else f"{[*missing.values()][0]} can't be written"
-    what = f"bytecode of {', '.join(missing)} is not kept ({why}): {COMPILING}"
-    return Finding("warn", what, BYTECODE_CURE)
-
-
-def _is_place(path: Path) -> bool:
-    """Whether a file could be written at ``path``."""
-    try:
-        check_place(path)
-    except UserError:
-        return False
-    return True
+            return Finding("fault", f"{name} cannot be imported: {first_line(error)}", cure)
+    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "transformers", "diffusers")]
+    return Finding("ok", f"{', '.join(versions)} can be imported")
 
 
 def check_kernel() -> Finding:
@@ -170,31 +121,27 @@ def check_kernel() -> Finding:
     return Finding("ok", "Jupyter's kernel `python3` runs this Python")
 
 
-def check_weights(folder: Path = WEIGHTS) -> list[Finding]:
+def check_weights(folder: Path = WEIGHTS) -> Finding:
     """Compare each file in `folder` with its SHA-256 in checksums.json ({relative path: hex digest})."""
-    folder = Path(folder)
     try:
         listed, found = read_checksums(folder), verify_checksums(folder)
-    except OSError:
-        return [Finding("fault", f"weights: {folder / CHECKSUMS} is missing", WEIGHTS_CURE)]
-    except ValueError:
-        return [Finding("fault", f"weights: {folder / CHECKSUMS} cannot be read", WEIGHTS_CURE)]
-    faults = [Finding("fault", f"weights: {name} is {state}", WEIGHTS_CURE) for name, state in found.items()]
-    return faults or [Finding("ok", f"weights: all {len(listed)} files are whole")]
+    except (OSError, ValueError):
+        return Finding("fault", f"weights: {folder / CHECKSUMS} is missing or damaged", WEIGHTS_CURE)
+    if found:
+        faults = [f"{name} is {state}" for name, state in found.items()]
+        return Finding("fault", "weights: " + ", ".join(faults), WEIGHTS_CURE)
+    return Finding("ok", f"weights: all {len(listed)} files are whole")
 
 
 def check_gpu() -> Finding:
     """Say which GPU torch sees; without one everything works, on the CPU."""
-    try:
-        import torch
+    import torch
 
-        if torch.cuda.is_available():
-            gpu = torch.cuda.get_device_properties(0)
-            return Finding("ok", f"GPU: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
-        if torch.backends.mps.is_available():
-            return Finding("ok", "GPU: Apple's, through MPS")
-    except Exception as error:
-        return Finding("warn", f"GPU: torch cannot say: {first_line(error)}", "see the findings on torch above")
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        return Finding("ok", f"GPU: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+    if torch.backends.mps.is_available():
+        return Finding("ok", "GPU: Apple's, through MPS")
     if shutil.which("nvidia-smi"):
         advice = "update the driver, or install a CUDA build of torch (pytorch.org); meanwhile the CPU does everything"
         return Finding("warn", "GPU: NVIDIA's driver is here, but torch sees no GPU", advice)
@@ -203,10 +150,8 @@ def check_gpu() -> Finding:
 
 def check_memory() -> Finding:
     """Say how much memory is free."""
-    try:
-        import psutil
-    except ImportError:
-        return Finding("fault", "psutil is missing", INSTALL)
+    import psutil
+
     free = psutil.virtual_memory().available
     if free < MIN_MEMORY:
         return Finding("warn", f"memory: only {free / 2**30:.1f} GiB free", "close other programs: 3 GiB will do")
@@ -215,10 +160,6 @@ def check_memory() -> Finding:
 
 def check_cache() -> Finding:
     """There must be room for renders, in a folder that can be written."""
-    try:
-        from ..curios.dataset import cache_folder
-    except Exception:
-        return Finding("warn", "cache: not looked at, since torch can't be imported", "see the findings on torch above")
     folder = cache_folder()
     advice = "name a folder that you may write to: `export LDM_TUTORIAL_CACHE=/some/folder`"
     try:
@@ -237,7 +178,3 @@ def check_cache() -> Finding:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or its kind where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-if __name__ == "__main__":
-    sys.exit(0 if report() else 1)

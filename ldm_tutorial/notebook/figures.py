@@ -10,14 +10,12 @@ Each function returns a picture or a figure, and :func:`show` puts it on the pag
 from __future__ import annotations
 
 import base64
-import functools
 import html
 import io
 import itertools
 import json
 import math
 import os
-import struct
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +24,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 # Okabe and Ito's palette: told apart by colour-blind readers too
 COLORS = {
@@ -41,11 +39,10 @@ COLORS = {
 # One colour for one thing through the whole course: the three parts of the system, and the two sides of a comparison
 SPACES = {"pixel": "#D55E00", "latent": "#009E73", "text": "#0072B2"}
 ROLES = {"ours": "#882255", "library": "#B8860B", "trained": "#222222", "untrained": "#8A8A8A"}
-LINES = ["-", "--", ":", "-."]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 STYLE = Path(__file__).with_name("course.mplstyle")
 GAP = 8  # pixels between pictures, and around them
-FONT = Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+FONT = ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 16)
 
 
 def style() -> None:
@@ -99,8 +96,8 @@ def quantize_png(content: bytes, above: int = 120_000) -> bytes:
 
 
 def png_size(content: bytes) -> tuple[int, int]:
-    """Width and height in pixels, from a PNG's header."""
-    return struct.unpack(">II", content[16:24])
+    """Width and height of a PNG in pixels."""
+    return Image.open(io.BytesIO(content)).size
 
 
 def show(picture, alt: str = "") -> None:
@@ -141,16 +138,11 @@ def latent_maps(latents) -> np.ndarray:
     return ((z / 6 + 0.5).clip(0, 1) * 255).astype(np.uint8)
 
 
-@functools.cache
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(FONT, 16)
-
-
 def _size(text: str) -> tuple[int, int]:
     """Width and height of a text in pixels, with the room below it that no other text should enter."""
     if not text:
         return 0, 0
-    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), text, _font(), spacing=3)
+    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), text, FONT, spacing=3)
     return math.ceil(right), math.ceil(bottom) + 6
 
 
@@ -170,7 +162,7 @@ def _wrap(text: str, width: int) -> str:
 def _write(picture: Image.Image, place: tuple[float, float], text: str, anchor: str) -> None:
     """Write a text at a place; ``anchor`` says which point of the text stands there (Pillow's letters)."""
     align = {"l": "left", "m": "center", "r": "right"}[anchor[0]]
-    ImageDraw.Draw(picture).multiline_text(place, text, COLORS["ink"], _font(), anchor=anchor, spacing=3, align=align)
+    ImageDraw.Draw(picture).multiline_text(place, text, COLORS["ink"], FONT, anchor=anchor, spacing=3, align=align)
 
 
 def stack(parts: Sequence[Image.Image]) -> Image.Image:
@@ -180,7 +172,7 @@ def stack(parts: Sequence[Image.Image]) -> Image.Image:
     sheet = Image.new("RGB", (width, height), "white")
     y = 0
     for part in parts:
-        sheet.paste(part, ((sheet.width - part.width) // 2, y))
+        sheet.paste(part, ((width - part.width) // 2, y))
         y += part.height
     return sheet
 
@@ -190,9 +182,8 @@ def _scaled(image, side: int | None) -> Image.Image:
     picture = Image.fromarray(as_uint8(image)).convert("RGB")
     if side is None:
         return picture
-    scale = side / max(picture.size)
-    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-    return picture.resize((round(picture.width * scale), round(picture.height * scale)), how)
+    how = Image.Resampling.NEAREST if side >= max(picture.size) else Image.Resampling.LANCZOS
+    return ImageOps.contain(picture, (side, side), how)
 
 
 def pictures(
@@ -248,22 +239,15 @@ def pictures(
 def grid(
     images: Sequence, columns: int | None = None, zoom: int = 2, gap: int = 4, frames: Sequence = (), titles: Sequence = ()
 ) -> Image.Image:
-    """Pictures side by side, each enlarged ``zoom`` times without smoothing, to the first one's size.
+    """Pictures side by side, each enlarged ``zoom`` times without smoothing.
 
     ``frames`` gives some a coloured border; ``titles`` stand over the columns."""
-    height, width = as_uint8(images[0]).shape[:2]
-    larger = [Image.fromarray(as_uint8(i)).resize((width * zoom, height * zoom), Image.Resampling.NEAREST) for i in images]
+    larger = [ImageOps.scale(Image.fromarray(as_uint8(image)), zoom, Image.Resampling.NEAREST) for image in images]
     return pictures(larger, titles, columns or min(len(images), 8), None, frames=frames, gap=gap)
 
 
 def strip(images: Sequence, titles: Sequence[str] | None = None, size: float | None = 1.28) -> Image.Image:
-    """Pictures in one row, a title over each.
-
-    Raises:
-        ValueError: for more than eight, which would be too small on the page.
-    """
-    if len(images) > 8:
-        raise ValueError(f"{len(images)} pictures do not fit side by side: choose eight, or use pictures(..., columns=8)")
+    """Pictures in one row, a title over each."""
     return pictures(images, titles, len(images), size)
 
 
@@ -271,13 +255,6 @@ def in_rows(rows: Mapping[str, Sequence], titles: Sequence[str] | None = None, s
     """Rows of pictures, each row under its name at the left; ``titles`` stand over the columns."""
     every = list(itertools.chain.from_iterable(rows.values()))
     return pictures(every, titles, len(every) // len(rows), size, names=list(rows))
-
-
-def before_and_after(
-    originals: Sequence, others: Sequence, labels: Sequence[str], titles: Sequence[str] | None = None, size: float = 1.28
-) -> Image.Image:
-    """Each picture over what became of it, in two rows that ``labels`` name: ``["original", "reconstruction"]``."""
-    return in_rows({labels[0]: originals, labels[1]: others}, titles, size)
 
 
 def heat_overlay(image, heat) -> np.ndarray:
@@ -289,14 +266,14 @@ def heat_overlay(image, heat) -> np.ndarray:
     return (0.25 * grey + 0.75 * tint).astype(np.uint8)
 
 
-def heat_map(image, heat, word: str, size: float = 2.56, what: str = "acts") -> Image.Image:
-    """A picture, and beside it where a word ``what`` in it (a map of 0 to 1, as in :func:`heat_overlay`), with its colour bar.
+def heat_map(image, heat, word: str) -> Image.Image:
+    """A picture, and beside it where a word acts in it (a map of 0 to 1, as in :func:`heat_overlay`), with its colour bar.
 
     Without a map (None) the place beside the picture stays empty: the size is the same.
     """
     blank = Image.new("RGB", (64, 64), "white")
     other = blank if heat is None else heat_overlay(image, heat)
-    pair = pictures([image, other], ["the picture", f"where {word!r} {what}" if heat is not None else " "], 2, size)
+    pair = pictures([image, other], ["the picture", " " if heat is None else f"where {word!r} acts"], 2, 3.2)
     sheet = Image.new("RGB", (pair.width + 78, pair.height), "white")
     sheet.paste(pair)
     if heat is not None:
@@ -312,15 +289,15 @@ def heat_map(image, heat, word: str, size: float = 2.56, what: str = "acts") -> 
 def animation(
     frames: Sequence,
     alt: str,
-    seconds: float = 2.4,
-    titles: Sequence[str] = (),
-    names: Sequence[str] = (),
+    seconds: float,
+    titles: Sequence[str],
+    names: Sequence[str],
     most: int = 400_000,
 ) -> ImageWithAlt:
     """Pictures one after the other, over a strip of six of them for paper and for whoever reads slowly: one animated PNG.
 
-    It plays twice where that takes no more than five seconds, else once, and rests on its last frame. A frame is a picture,
-    or a list of pictures side by side, which ``names`` name; ``titles`` say for each frame what it is.
+    It plays once and rests on its last frame. A frame is a picture, or a list of pictures side by side, which ``names``
+    name; ``titles`` say for each frame what it is.
 
     Raises:
         ValueError: for more than five seconds (what moves for longer must have a button that stops it), and for more than
@@ -329,7 +306,6 @@ def animation(
     if not 0 < seconds <= 5:
         raise ValueError(f"An animation takes at most five seconds, not {seconds}")
     panels = [list(frame) if isinstance(frame, list | tuple) else [frame] for frame in frames]
-    titles = list(titles) or [""] * len(panels)
     chosen = np.linspace(0, len(panels) - 1, min(6, len(panels))).round().astype(int).tolist()
     some = []
     for k in range(len(panels[0])):
@@ -348,14 +324,14 @@ def animation(
             save_all=True,
             append_images=film[1:],
             duration=int(1000 * seconds / len(film)),
-            loop=2 if seconds <= 2.5 else 1,
+            loop=1,
         )
         if buffer.tell() <= most:
             return ImageWithAlt(buffer.getvalue(), alt)
     raise ValueError(f"The animation has {buffer.tell():,} bytes, which is more than {most:,}: give fewer frames")
 
 
-def contact_sheet(seed: int = 0, zoom: int = 1, images=None) -> Image.Image:
+def contact_sheet(seed: int = 0, images=None) -> Image.Image:
     """Every object (rows) in every material (columns), one view of each, with their names; held-out pairs are framed.
 
     ``images`` uint8 [288, 64, 64, 3], in the order of ``pairs("all")``, replaces the renders."""
@@ -366,16 +342,7 @@ def contact_sheet(seed: int = 0, zoom: int = 1, images=None) -> Image.Image:
     frames = []
     for pair in itertools.product(OBJECTS, MATERIALS):
         frames.append(COLORS["red"] if held_out(*pair) else None)
-    table = grid(list(_array(images)), len(MATERIALS), zoom, 3, frames)
-    left, top = 92, 22
-    sheet = Image.new("RGB", (table.width + left, table.height + top), "white")
-    sheet.paste(table, (left, top))
-    draw, step = ImageDraw.Draw(sheet), 64 * zoom + 3
-    for i, name in enumerate(OBJECTS):
-        draw.text((left - 6, top + 3 + i * step + 32 * zoom), name, "black", anchor="rm", font_size=12)
-    for j, name in enumerate(MATERIALS):
-        draw.text((left + 3 + j * step + 32 * zoom, 12), name, "black", anchor="mm", font_size=11)
-    return sheet
+    return pictures(images, list(MATERIALS), len(MATERIALS), names=list(OBJECTS), frames=frames)
 
 
 # ---- Charts ----
@@ -417,9 +384,7 @@ def bars_with_intervals(
         axis.annotate(reference[1], (reference[0], -0.62), (3, 0), textcoords="offset points", va="center", fontsize=10)
     axis.set_yticks(range(len(numbers)), [textwrap.fill(name, 34) for name in numbers])
     axis.set_ylim(len(numbers) - 0.4, -1 if reference else -0.6)
-    lowest = min(low for _, low, _ in numbers.values())
-    highest = max(high for _, _, high in numbers.values())
-    axis.set_xlim(min(0, lowest), 1.12 * highest)
+    axis.set_xlim(right=1.12 * max(high for _, _, high in numbers.values()))
     some = any(low < high for _, low, high in numbers.values())
     axis.set_xlabel(f"{label} (lines: 95% intervals)" if some else label)
     told = [f"{name} {form.format(value)}" for name, (value, _, _) in numbers.items()]
@@ -432,35 +397,20 @@ def curve(
     lines: Mapping[str, tuple[Sequence, Sequence]],
     xlabel: str,
     ylabel: str,
-    title: str = "",
-    colors: Mapping[str, str] | None = None,
-    log: str = "",
-    dashes: Mapping[str, str] | None = None,
+    title: str,
+    colors: Mapping[str, str],
+    dashes: Mapping[str, str],
 ) -> Figure:
-    """Lines (x values, y values) by their names, told apart by colour, dash and mark; ``log`` names logarithmic axes, "xy".
-
-    ``dashes`` gives lines that belong together a dash of their own choice, as matplotlib's "-" or ":".
-    """
+    """Lines (x values, y values) by their names, told apart by colour, mark and dash (matplotlib's "-", "--" or ":")."""
     figure = Figure(figsize=(7.4, 3.1), layout="constrained")
     axis = figure.subplots()
     told = []
-    for k, (name, points) in enumerate(lines.items()):
-        x, y = map(_array, points)
-        dash = (dashes or {}).get(name, LINES[k % len(LINES)])
-        (line,) = axis.plot(x, y, label=textwrap.fill(name, 24), linestyle=dash, linewidth=2, markersize=5)
-        if len(x) <= 30:
-            line.set_marker(MARKERS[k % len(MARKERS)])
-        if colors and name in colors:
-            line.set_color(colors[name])
+    for (name, (x, y)), mark in zip(lines.items(), itertools.cycle(MARKERS), strict=False):
+        (line,) = axis.plot(x, y, label=textwrap.fill(name, 24), linewidth=2, markersize=5)
+        line.set(color=colors[name], linestyle=dashes[name], marker=mark)
         told.append(f"{name} from {y[0]:.3g} at {x[0]:.3g} to {y[-1]:.3g} at {x[-1]:.3g}")
-    axis.set_xscale("log" if "x" in log else "linear")
-    axis.set_yscale("log" if "y" in log else "linear")
-    axis.set_xlabel(xlabel + (" (logarithmic)" if "x" in log else ""))
-    axis.set_ylabel(ylabel + (" (logarithmic)" if "y" in log else ""))
-    if title:
-        axis.set_title(textwrap.fill(title, 70))
-    if len(lines) > 1:
-        figure.legend(loc="outside right upper")
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=textwrap.fill(title, 70))
+    figure.legend(loc="outside right upper")
     figure.set_label(f"Lines, {ylabel} against {xlabel}: {'; '.join(told)}")
     return figure
 
@@ -512,14 +462,7 @@ MAP = json.loads(Path(__file__).with_name("course_map.json").read_text(encoding=
 @mpl.rc_context(fname=STYLE)
 def course_map(*here: str, dashed: str = "only in training") -> Figure:
     """The system with the shape of what flows along each arrow; a star and a ring at the parts ``here``. ``dashed`` says when
-    the dashed arrows are used.
-
-    Raises:
-        ValueError: for a part that is not on the map.
-    """
-    unknown = set(here) - set(MAP["parts"])
-    if unknown:
-        raise ValueError(f"Not on the map: {', '.join(sorted(unknown))}. On it are {', '.join(MAP['parts'])}.")
+    the dashed arrows are used."""
     figure = Figure(figsize=(9.4, 3.8))
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, 9.4), ylim=(0, 3.8))
     axis.axis("off")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from ..errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none of them runs another program to be read
-LARGEST = 89_478_485  # pixels of one picture: above this, Pillow warns of files made to fill the memory
 # Some programs write a megabyte of text into a PNG, or a large colour profile; Pillow takes 64 MB of them, but 1 MB of each.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
@@ -29,9 +29,6 @@ def load_picture(source, background: str = "white", side: int | None = None) -> 
         raise UserError("it is a folder, a pipe or a device, not a file")  # a pipe that nobody writes to would never end
     try:
         with Image.open(source, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > LARGEST or max(width, height) > 20 * min(width, height):
-                raise UserError(f"it has {width:,} x {height:,} pixels: give a smaller or squarer one")
             if side:
                 image.draft("RGB", (2 * side, 2 * side))
             return to_rgb(image, background)
@@ -57,18 +54,16 @@ def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
     Raises:
         UserError: for pixels that have no defined range (floating point, 32 bit); the message is the reason alone.
     """
-    image.load()
-    image = _upright(image)
+    image = image.copy()
+    with contextlib.suppress(Exception):  # a damaged tag; the turn comes before the other tags are written anew
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise UserError("its pixels are floating-point numbers, which have no defined range: save it with 8 bits a channel")
     if image.mode.startswith("I"):  # 16 bit, which Pillow's own conversion would cut off at 255
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UserError("its pixels are 32-bit numbers, which have no defined range: save it with 8 bits a channel")
-        clear = image.info.get("transparency")  # one grey that stands for nothing
         image = Image.fromarray((values // 257).astype(np.uint8))
-        if isinstance(clear, int):
-            image.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode == "P":
@@ -79,23 +74,6 @@ def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
     image = image.convert("RGB")
     image.info = {}  # what the file said of turning and colours has been done
     return image
-
-
-TURN = Image.Transpose
-# What undoes each value of EXIF's orientation. (ImageOps.exif_transpose also writes the other tags anew, and fails where one
-# of them is odd.)
-UPRIGHT = {
-    2: TURN.FLIP_LEFT_RIGHT, 3: TURN.ROTATE_180, 4: TURN.FLIP_TOP_BOTTOM, 5: TURN.TRANSPOSE, 6: TURN.ROTATE_270,
-    7: TURN.TRANSVERSE, 8: TURN.ROTATE_90,
-}  # fmt: skip
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a damaged tag says nothing
-        turn = None
-    return image if turn is None else image.transpose(turn)
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

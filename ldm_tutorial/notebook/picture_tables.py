@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import glob
 import io
 import json
 import os
@@ -21,13 +22,12 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import UserError
-from ..text import END, START, UNSEEN
+from ..text import UNSEEN
 from .picture_files import FORMATS
 
 HUB = "hub:"
 COLUMNS = {"file_name", "text"}
 MISSING = "missing file; names are read from the table's own folder, and upper and lower case differ"
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".rar", ".7z")
 
 
 class Remarks(dict):
@@ -67,18 +67,14 @@ class Rows:
     def add_captions(self, row: Row, given: object) -> None:
         """Give a row its captions: one text or number, or a list of them. Spaces and line breaks become one space."""
         for value in given if isinstance(given, list) and given else [given]:
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            text = str(value) if number else value
-            if text is None or text == "" or (isinstance(text, str) and text.isspace()):
+            text = str(value)
+            if value is None or not text.strip():
                 self.faults.add("empty caption", row.name)
-            elif not isinstance(text, str):
-                self.faults.add("caption that is no text", f"{row.name} (it is: {json.dumps(text, default=str)[:40]})")
+            elif isinstance(value, bool) or not isinstance(value, str | int | float):
+                self.faults.add("caption that is no text", f"{row.name} (it is: {text[:40]})")
             elif any("\ud800" <= letter <= "\udfff" for letter in text):
                 self.faults.add("caption with half a character, as of an emoji cut in two", f"{row.name} ({ascii(text)[-40:]})")
             else:
-                for mark in (START, END):
-                    if mark in text.lower():
-                        self.faults.add(f"caption that holds {mark}, which the tokenizer itself puts around a text", row.name)
                 if len(text.strip().splitlines()) > 1:
                     self.notes.add("caption that holds a line break, read as a space", row.name)
                 text = " ".join(text.translate(UNSEEN).split())
@@ -86,82 +82,43 @@ class Rows:
                     row.captions.append(text)
 
 
-def csv_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """(number of the line, row) of a metadata.csv."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        reader.fieldnames = names = [name.strip() for name in reader.fieldnames or ()]
-        if not set(names) >= COLUMNS:
-            yield 1, dict.fromkeys(names)
-            return
-        for name in COLUMNS:
-            if names.count(name) > 1:
-                raise csv.Error(f"{names.count(name)} columns are named {name}")
-        first = 2
-        for row in reader:
-            yield first, row
-            first = reader.line_num + 1
-
-
-def csv_fields(row: dict) -> list[str]:
-    """The texts of a line: its file's name, its caption, and whatever was too much."""
-    return [text for text in (row.get("file_name"), row.get("text"), *row.get(None, [])) if text]
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, object]]:
-    """(number of the line, what stands there) of a metadata.jsonl; None where that is no JSON."""
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError:
-                yield number, None
-
-
 def table_lines(path: Path, name: str, faults: Remarks) -> Iterator[tuple[str, str, object]]:
-    """(where it stands, file_name, text) of each line of a table; what is wrong with it goes to ``faults``."""
-    if path.exists() and not path.is_file():
-        faults.add("table that can't be read", f"{name} (it is a pipe or a device, not a file)")
-        return
+    """(where it stands, file_name, text) of each line of a table; what is wrong with it goes to ``faults``.
+
+    Each line is read by itself, with the first line of a metadata.csv before it: so a quote that is never closed does not take
+    in the lines after it.
+    """
     try:
-        for number, row in csv_lines(path) if path.suffix == ".csv" else json_lines(path):
-            where = f"{name}, line {number}"
-            if not isinstance(row, dict):
-                faults.add("line that is no JSON object", where)
-            elif path.suffix == ".csv" and "\n" in "".join(csv_fields(row)):
-                kind = 'line break inside a field (a quote, ", that is never closed takes in the lines after it)'
-                faults.add(kind, f"{where} ({str(row['file_name'])[:40]!r})")
-            elif None in row:
-                faults.add('line with more fields than columns (put "..." around a text with commas)', where)
-            elif not set(row) >= COLUMNS:
-                missing = " and ".join(sorted(COLUMNS - set(row)))
-                faults.add(f"no column {missing}", f"{where} (it has: {', '.join(row) or 'nothing'})")
-            elif not isinstance(row["file_name"], str) or not row["file_name"].strip():
-                faults.add("line without a file's name", where)
-            else:
-                yield where, row["file_name"], row["text"]
-    except UnicodeDecodeError as error:
-        faults.add("table that can't be read", f"{name} (it is no UTF-8 text: {error.reason} at byte {error.start:,})")
-    except csv.Error as error:
-        hint = "" if "columns" in str(error) else ": is there a quote that is never closed?"
-        faults.add("table that can't be read", f"{name} ({error}{hint})")
-    except OSError as error:
-        faults.add("table that can't be read", f"{name} ({error.strerror})")
-
-
-def walk(folder: Path) -> list[Path]:
-    """All files of a folder and of those below it, hidden ones left out. Links are followed; no place is visited twice."""
-    found: list[Path] = []
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        faults.add("table that can't be read", f"{name} ({error})")
+        return
+    is_csv = path.suffix == ".csv"
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or (is_csv and number == 1):
             continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in files if not name.startswith(".")]
-    return sorted(found)
+        where = f"{name}, line {number}"
+        try:
+            if is_csv:
+                row = next(csv.DictReader([lines[0], line], strict=True, skipinitialspace=True))
+            else:
+                row = json.loads(line)
+        except csv.Error:
+            faults.add('line with a quote, ", that is never closed, or not doubled inside a text in quotes', where)
+            continue
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            faults.add("line that is no JSON object", where)
+        elif None in row:
+            faults.add('line with more fields than columns (put "..." around a text with commas)', where)
+        elif not set(row) >= COLUMNS:
+            missing = " and ".join(sorted(COLUMNS - set(row)))
+            faults.add(f"no column {missing}", f"{where} (it has: {', '.join(row) or 'nothing'})")
+        elif not isinstance(row["file_name"], str) or not row["file_name"].strip():
+            faults.add("line without a file's name", where)
+        else:
+            yield where, row["file_name"], row["text"]
 
 
 def folder_rows(folder: Path) -> Rows:
@@ -170,21 +127,19 @@ def folder_rows(folder: Path) -> Rows:
     Raises:
         UserError: when there is no folder, or no table in it.
     """
-    if folder.is_file():
-        raise UserError(f"{str(folder)!r} is a file: name the folder that holds the pictures and their metadata.csv, unpacked.")
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {str(folder)!r}: name a folder of pictures with a metadata.csv (columns file_name and text), "
             f"or a data set of the hub as {HUB}OWNER/NAME."
         )
-    files = {path.relative_to(folder).as_posix(): path for path in walk(folder)}
+    # Hidden files are left out, links are followed.
+    paths = sorted(folder / name for name in glob.glob("**/*", root_dir=folder, recursive=True))
+    files = {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
     tables = [name for name, path in files.items() if path.name in ("metadata.csv", "metadata.jsonl")]
     if not tables:
-        others = [name for name, path in files.items() if path.suffix.lower() in (".csv", ".jsonl", ".json", ".tsv")]
-        there = f"; {', '.join(others[:3])} is not called so" if others else ""
         raise UserError(
             f"{str(folder)!r} has no captions: put a metadata.csv with the columns file_name and text beside the pictures "
-            f"(or a metadata.jsonl{there})."
+            "(or a metadata.jsonl)."
         )
     # An accented letter can be written in two ways, and some systems change one into the other when they copy.
     composed = {unicodedata.normalize("NFC", name): name for name in files}
@@ -198,8 +153,7 @@ def folder_rows(folder: Path) -> Rows:
             if name.startswith("../"):
                 found.faults.add("path that leaves the folder", f"{given[:100]!r} ({where})")
             elif not os.path.isfile(folder / name):
-                kind = "folder or device in place of a picture" if os.path.exists(folder / name) else MISSING
-                found.faults.add(kind, f"{given[:100]!r} ({where})")
+                found.faults.add(MISSING, f"{given[:100]!r} ({where})")
             else:
                 if name not in rows:
                     stat = (folder / name).stat()
@@ -207,9 +161,7 @@ def folder_rows(folder: Path) -> Rows:
                 found.add_captions(rows[name], text)
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     for name, path in files.items():
-        if path.suffix.lower() in ARCHIVES:
-            found.notes.add("archive, which is not looked into: unpack it", name)
-        elif path.suffix.lower() in endings and name not in rows and path.is_file():
+        if path.suffix.lower() in endings and name not in rows:
             found.notes.add("picture that no line of a table names, left out", name)
     found.rows = list(rows.values())
     return found

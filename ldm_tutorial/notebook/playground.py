@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -119,20 +120,24 @@ class Playground(Control):
         self.knobs["word"].options = list(dict.fromkeys(re.findall(r"[\w-]+", prompt.lower())))
         text = note_unknown_words(prompt) or f"{prompt}, seed {number}"
         noun, self.heat, shown = (parse(prompt)[0] or "").split(" ")[-1], None, ""
-        for asked in dict.fromkeys([word.strip() or noun, noun]):
-            try:
-                change = word_change(self.models, prompt, asked, inputs)
-                self.heat, shown = enlarge(change[None])[0].numpy(), asked
-                text += f"; right: where {asked!r} acts"
-                strength = self._strength(prompt, change, noun, inputs)
-                if strength < WEAK:  # stretched to its own full range, its map would look like any other
-                    self.heat = self.heat * strength
-                    text += f", but hardly: {strength:.0%} of what {noun!r} does"
-                elif mostly_background(self.picture, self.heat):
-                    text += ", mostly on the background"
-                break
-            except UserError:  # the object's word takes its place
-                text += f"; {asked!r} does not stand in the prompt" if word.strip() == asked else ""
+        asked = word.strip() or noun
+        changes = {}  # of those two words that stand in the prompt: what each changes
+        for name in dict.fromkeys([asked, noun]):
+            with contextlib.suppress(UserError):
+                changes[name] = word_change(self.models, prompt, name, inputs)
+        if word.strip() and asked not in changes:
+            text += f"; {asked!r} does not stand in the prompt"
+        if changes:  # the object's word takes the place of one that does not stand there
+            shown = asked if asked in changes else noun
+            change = changes[shown]
+            self.heat = enlarge(change[None])[0].numpy()
+            text += f"; right: where {shown!r} acts"
+            strength = (change.mean() / changes[noun].mean()).item() if noun in changes else 1.0
+            if strength < WEAK:  # stretched to its own full range, its map would look like any other
+                self.heat = self.heat * strength
+                text += f", but hardly: {strength:.0%} of what {noun!r} does"
+            elif mostly_background(self.picture, self.heat):
+                text += ", mostly on the background"
         self._list(wish)
         return self._sheet(self.picture, self.heat, shown), text
 
@@ -152,17 +157,10 @@ class Playground(Control):
             calls[:] = [x[-1:] for x in calls[::4]]
         return picture, inputs
 
-    def _strength(self, prompt: str, change: torch.Tensor, noun: str, inputs: dict) -> float:
-        """How much a word changes, as a share of what the object's word changes; 1 where that one does not stand there."""
-        try:
-            return (change.mean() / word_change(self.models, prompt, noun, inputs).mean()).item()
-        except UserError:
-            return 1.0
-
     def _sheet(self, picture: np.ndarray, heat: np.ndarray | None, word: str, *newest: np.ndarray) -> Image.Image:
         """The picture, the heat map, and the last pictures made in a row below; always of one size."""
         last = [*(made for made, _ in self.made.values()), *newest][-LAST:]
-        return stack([heat_map(picture, heat, word[:24], size=3.2), pictures(last or [BLANK], None, LAST)])
+        return stack([heat_map(picture, heat, word[:24]), pictures(last or [BLANK], None, LAST)])
 
     def _preview(self, steps: int) -> Callable:
         """For the sampler to call after each step: a few times a second, show how far the picture has come."""
