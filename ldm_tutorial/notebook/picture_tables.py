@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import glob
 import io
 import json
 import os
@@ -121,6 +120,21 @@ def table_lines(path: Path, name: str, faults: Remarks) -> Iterator[tuple[str, s
             yield where, row["file_name"], row["text"]
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder and of those below it, hidden ones left out. Links are followed; no folder is visited twice."""
+    found: list[Path] = []
+    visited = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
+
+
 def folder_rows(folder: Path) -> Rows:
     """A row for each picture that a table in the folder, or below it, names.
 
@@ -132,9 +146,7 @@ def folder_rows(folder: Path) -> Rows:
             f"There is no folder {str(folder)!r}: name a folder of pictures with a metadata.csv (columns file_name and text), "
             f"or a data set of the hub as {HUB}OWNER/NAME."
         )
-    # Hidden files are left out, links are followed.
-    paths = sorted(folder / name for name in glob.glob("**/*", root_dir=folder, recursive=True))
-    files = {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
+    files = {path.relative_to(folder).as_posix(): path for path in files_below(folder)}
     tables = [name for name, path in files.items() if path.name in ("metadata.csv", "metadata.jsonl")]
     if not tables:
         raise UserError(
