@@ -77,6 +77,7 @@ exercises: $(STAMP) ## Write exercises and solutions from notebooks/exercises/so
 
 weights: $(STAMP) ## Train all shipped weights from nothing (PROFILE=quick|evening|full; minutes on a GPU, hours on a CPU)
 	@$(PY) -m ldm_tutorial.lab.cli train all --out ldm_tutorial/weights/curios-64 $(if $(PROFILE),--profile $(PROFILE))
+	@$(PY) -m ldm_tutorial.lab.cli export ldm_tutorial/weights/curios-64
 	@$(PY) -m ldm_tutorial.lab.cli train judge --out ldm_tutorial/weights/judge $(if $(PROFILE),--profile $(PROFILE))
 	@$(PY) -m ldm_tutorial.lab.cli train baselines --out ldm_tutorial/weights/baselines
 

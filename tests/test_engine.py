@@ -8,14 +8,24 @@ import sys
 import numpy as np
 import pytest
 import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
 
 from ldm_tutorial.checkpoints import load_models
 from ldm_tutorial.engine import Engine, missing, unsupported
 from ldm_tutorial.engine.noise import randn
 from ldm_tutorial.engine.steps import DDIM, UniPC
+from ldm_tutorial.engine.steps import SAMPLERS as ENGINE_SAMPLERS
 from ldm_tutorial.errors import UserError
 from ldm_tutorial.files import WEIGHTS
-from ldm_tutorial.sampling import SAMPLERS, sample
+from ldm_tutorial.lab.commands import open_engine
+from ldm_tutorial.sampling import SAMPLERS, build_sampler, sample
 from ldm_tutorial.settings import DEFAULT_SAMPLING, Sampling
 
 PROMPTS = ["an armchair made of avocado on a pink background", "a golden duck"]
@@ -73,6 +83,40 @@ def test_steps_are_the_schedulers(name, ours, schedule, steps):
         scale = max(1, z_theirs.abs().max().item())
         np.testing.assert_allclose(z / scale, z_theirs.numpy() / scale, atol=2e-4, err_msg=f"step {i}")
         z = z_theirs.numpy().copy()  # each step is judged by itself
+
+
+PLAIN_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+FOREIGN = {
+    # Stable Diffusion 1.5's own configuration: what it does not name is the library's default, another one for each sampler
+    "sd 1.5": (PNDMScheduler(**PLAIN_BETAS, skip_prk_steps=True), ["ddim", "unipc"]),
+    "ddim as the library makes it": (DDIMScheduler(**PLAIN_BETAS), ["ddim", "unipc"]),
+    "clipped": (DDIMScheduler(**PLAIN_BETAS, clip_sample=True, steps_offset=0), ["ddim", "unipc"]),
+    "karras": (DPMSolverMultistepScheduler(**PLAIN_BETAS, use_karras_sigmas=True), ["ddim"]),
+    "turbo": (EulerDiscreteScheduler(**PLAIN_BETAS, timestep_spacing="trailing"), ["ddim", "unipc"]),
+    "edm": (EDMEulerScheduler(), []),
+    "flow": (FlowMatchEulerDiscreteScheduler(), []),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_export_offers_the_samplers_that_compute_the_same(tiny, name, tmp_path):
+    """For a checkpoint's own scheduler the engine takes the steps that ``sample`` takes, or has no such sampler."""
+    import copy
+
+    from ldm_tutorial.engine.export import offered_samplers, steps_agree
+
+    scheduler, wanted = FOREIGN[name]
+    scheduler.save_pretrained(tmp_path)
+    models = copy.copy(tiny[0])
+    models.scheduler = type(scheduler).from_pretrained(tmp_path)
+    alphas_cumprod, offered = offered_samplers(models)
+    assert list(offered) == wanted
+    for sampler, config in json.loads(json.dumps(offered)).items():
+        for steps in (7, 50):
+            theirs = build_sampler(models, sampler, steps)
+            mine = ENGINE_SAMPLERS[sampler](config, alphas_cumprod, steps)
+            assert steps_agree(mine, theirs)
+            assert not steps_agree(ENGINE_SAMPLERS[sampler](config, alphas_cumprod, steps + 1), theirs)
 
 
 # --- the whole ----------------------------------------------------------------------------------------------------------
@@ -205,6 +249,38 @@ def test_what_it_does_not_do_is_said():
 
 
 # --- the command line -----------------------------------------------------------------------------------------------------
+
+
+def test_the_engine_runs_folders_and_says_so():
+    with pytest.raises(UserError, match="runs exported folders, and 'someone/model' is none"):
+        open_engine("onnx", "someone/model", Sampling())
+    assert open_engine("auto", "someone/model", Sampling()) is None
+
+
+def test_without_onnxruntime_torch_draws(monkeypatch):
+    monkeypatch.setattr("ldm_tutorial.lab.commands.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # any import of it fails
+    assert open_engine("auto", WEIGHTS, Sampling()) is None
+    with pytest.raises(UserError, match="pip install onnxruntime"):
+        open_engine("onnx", WEIGHTS, Sampling())
+
+
+def test_a_folder_of_an_older_export_is_exported_anew(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(WEIGHTS, folder)
+    (folder / "checksums.json").unlink()
+    settings = json.loads((folder / "engine.json").read_text())
+    settings["scheduler"] = settings.pop("schedulers")["ddim"]
+    (folder / "engine.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="older version.*ldm export"):
+        Engine(folder)
+
+
+def test_what_is_not_finite_is_said():
+    engine = Engine(threads=1)
+    engine.alphas_cumprod = np.full(1000, np.nan, np.float32)
+    with pytest.raises(UserError, match="not finite"):
+        engine.sample(["a mug"], [1], steps=2)
 
 
 def test_generate_uses_the_engine_where_it_can(tmp_path):

@@ -13,7 +13,7 @@ from ..files import CHECKSUMS, WEIGHTS, verify_checksums
 from ..settings import DEFAULT_SAMPLING, Sampling, adjust
 from ..storage.threads import available_cores
 from .noise import randn
-from .steps import DDIM, SAMPLERS, UniPC
+from .steps import SAMPLERS
 
 GRAPHS = {"text_encoder": "text_encoder/model.onnx", "unet": "unet/model.onnx", "decoder": "vae/decoder.onnx"}
 SETTINGS = "engine.json"
@@ -26,10 +26,24 @@ def missing(folder: str | Path) -> list[str]:
     return [name for name in wanted if not (folder / name).exists()]
 
 
-def unsupported(sampling: Sampling) -> str:
-    """What the engine can't do of this way of sampling, as a phrase; "" when it can do all."""
+def read_settings(folder: str | Path) -> dict:
+    """What the export wrote beside the graphs.
+
+    Raises:
+        UserError: for what an older version exported.
+    """
+    settings = json.loads((Path(folder) / SETTINGS).read_text(encoding="utf-8"))
+    if "schedulers" not in settings:
+        raise UserError(f"{folder} was exported by an older version of ldm: `ldm export {folder}` makes it anew.")
+    return settings
+
+
+def unsupported(sampling: Sampling, folder: str | Path = WEIGHTS) -> str:
+    """What the engine can't do of this way of sampling with an exported model, as a phrase; "" when it can do all."""
     if sampling.sampler not in SAMPLERS:
         return f"the sampler {sampling.sampler!r}"
+    if sampling.sampler not in read_settings(folder)["schedulers"]:
+        return f"the sampler {sampling.sampler!r} for the noise schedule of {folder}"
     return ""
 
 
@@ -78,7 +92,10 @@ class Engine:
     """
 
     def __init__(self, folder: str | Path = WEIGHTS, threads: int | None = None):
-        import onnxruntime
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError("The engine needs onnxruntime: `pip install onnxruntime`, or choose the engine torch.") from None
 
         folder = Path(folder)
         lacks = missing(folder)
@@ -87,7 +104,8 @@ class Engine:
                 f"{str(folder)!r} can't be run by the engine (no {lacks[0]}): `ldm export {folder}` makes it ready."
             )
         check_files(folder)
-        self.settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        self.folder = folder
+        self.settings = read_settings(folder)
         self.alphas_cumprod = np.array(self.settings["alphas_cumprod"], np.float32)
         self.tokenizer = Tokenizer(
             folder / "tokenizer" / "tokenizer.json", self.settings["model_max_length"], self.settings["pad_token_id"]
@@ -133,16 +151,16 @@ class Engine:
         from tqdm.auto import tqdm
 
         sampling = adjust(sampling, **options)
-        reason = unsupported(sampling)
+        reason = unsupported(sampling, self.folder)
         if reason:
             raise UserError(f"The engine does not have {reason}: choose one of {', '.join(SAMPLERS)}, or the engine torch.")
         if len(prompts) != len(seeds):
             raise UserError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}.")
-        trained = self.settings["scheduler"]["num_train_timesteps"]
+        config = self.settings["schedulers"][sampling.sampler]
+        trained = config["num_train_timesteps"]
         if sampling.steps > trained:
             raise UserError(f"{sampling.steps} steps are more than the {trained} that the model was trained with: give fewer.")
-        kind = DDIM if sampling.sampler == "ddim" else UniPC
-        sampler = kind(self.settings["scheduler"], self.alphas_cumprod, sampling.steps)
+        sampler = SAMPLERS[sampling.sampler](config, self.alphas_cumprod, sampling.steps)
         text, both = self._texts(prompts, sampling.negative_prompt)
         z = np.concatenate([randn(seed, (1, *self.settings["latent_shape"])) for seed in seeds])
         n = len(sampler.timesteps)
@@ -162,6 +180,8 @@ class Engine:
     def sample(self, prompts: list[str], seeds: list[int], sampling: Sampling = DEFAULT_SAMPLING, **options) -> np.ndarray:
         """Prompts and seeds to pictures uint8 [B, 64, 64, 3], as ``sampling.sample`` makes them, to 1 of 255."""
         pixels = self.decode(self.sample_latents(prompts, seeds, sampling, **options))
+        if not np.isfinite(pixels).all():
+            raise UserError("What was sampled is not finite: choose another sampler, or the engine torch.")
         return to_picture(pixels)
 
     def _texts(self, prompts: list[str], negative: str) -> tuple[np.ndarray, np.ndarray]:

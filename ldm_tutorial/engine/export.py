@@ -18,7 +18,9 @@ from ..checkpoints import load_models
 from ..errors import UserError
 from ..files import CHECKSUMS, atomic_write, write_checksums, write_json
 from ..models import Models
+from ..sampling import build_sampler
 from .engine import GRAPHS, SETTINGS
+from .steps import SAMPLERS
 
 SMALL = 256  # numbers: what is smaller stays in the graph
 
@@ -66,6 +68,12 @@ def export(folder: str | Path, progress: bool = True) -> list[Path]:
 
     folder = Path(folder)
     models = load_models(folder, "cpu")
+    alphas_cumprod, schedulers = offered_samplers(models)
+    if not schedulers:
+        raise UserError(
+            f"{folder} has a {type(models.scheduler).__name__}, whose noise schedule neither of the engine's samplers "
+            f"({', '.join(SAMPLERS)}) can take: it can't be exported. PyTorch runs it."
+        )
     states = models.encode_text(["a mug", ""])
     latents = torch.zeros(2, *models.latent_shape())
     jobs = {
@@ -82,13 +90,12 @@ def export(folder: str | Path, progress: bool = True) -> list[Path]:
         target = folder / GRAPHS[name]
         export_graph(network.eval(), inputs, folder / part, target)
         written.append(target)
-    scheduler = {key: value for key, value in models.scheduler.config.items() if not key.startswith("_")}
     settings = {
         "latent_shape": list(models.latent_shape()),
         "model_max_length": models.tokenizer.model_max_length,
         "pad_token_id": models.tokenizer.pad_token_id,
-        "scheduler": scheduler,
-        "alphas_cumprod": [float(a) for a in models.scheduler.alphas_cumprod],
+        "schedulers": schedulers,
+        "alphas_cumprod": [float(a) for a in alphas_cumprod],
     }
     write_json(folder / SETTINGS, settings)
     if not (folder / "tokenizer" / "tokenizer.json").exists():
@@ -96,6 +103,43 @@ def export(folder: str | Path, progress: bool = True) -> list[Path]:
     if (folder / CHECKSUMS).exists():
         write_checksums(folder)
     return [*written, folder / SETTINGS]
+
+
+def offered_samplers(models: Models) -> tuple[np.ndarray, dict[str, dict]]:
+    """The schedule's alphas_cumprod [T], and {sampler: its configuration} for those that compute the same in numpy.
+
+    A configuration is that of ``build_sampler``, so that a picture of the engine is the one that PyTorch would make.
+    """
+    try:
+        alphas_cumprod = build_sampler(models, "ddim", 20).alphas_cumprod.numpy()
+    except UserError:
+        return np.zeros(0), {}
+    found = {}
+    for name in SAMPLERS:
+        try:
+            theirs = build_sampler(models, name, 20)
+        except UserError:
+            continue
+        config = {key: value for key, value in theirs.config.items() if not key.startswith("_")}
+        if steps_agree(SAMPLERS[name](config, alphas_cumprod, 20), theirs):
+            found[name] = config
+    return alphas_cumprod, found
+
+
+def steps_agree(ours, theirs) -> bool:
+    """Whether a sampler in numpy takes the same steps as one of diffusers', for predictions drawn at random."""
+    if ours.timesteps.tolist() != theirs.timesteps.tolist():
+        return False
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((1, 4, 8, 8)).astype(np.float32)
+    for i, t in enumerate(theirs.timesteps):
+        predicted = rng.standard_normal(z.shape).astype(np.float32)
+        mine = ours.step(i, predicted, z)
+        z = theirs.step(torch.from_numpy(predicted), t, torch.from_numpy(z)).prev_sample.numpy()
+        scale = max(1, np.abs(z).max())
+        if not np.allclose(mine / scale, z / scale, atol=2e-4):
+            return False
+    return True
 
 
 def export_graph(network: nn.Module, inputs: dict[str, torch.Tensor], part: Path, target: Path) -> None:
@@ -111,8 +155,7 @@ def export_graph(network: nn.Module, inputs: dict[str, torch.Tensor], part: Path
             dynamo=True, verbose=False,
         )  # fmt: skip
         model = onnx.load(whole)
-    file = next(iter(sorted(part.glob("*.safetensors"))), None)
-    if file is not None:
+    for file in sorted(part.glob("*.safetensors")):  # a large network's weights may lie in several
         share_weights(model, file)
     for node in model.graph.node:  # where each operation came from: megabytes, and names of this machine's files
         del node.metadata_props[:]
@@ -139,6 +182,8 @@ def share_weights(model, file: Path) -> int:
     found, nodes = [], []
     for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < SMALL:
+            continue
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:  # found in another file
             continue
         values = numpy_helper.to_array(tensor)
         name, turned = by_digest.get((values.shape, values.tobytes()), (None, False))

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-SAMPLERS = ("ddim", "unipc")
-
 
 def timesteps(config: dict, steps: int, ends: int) -> np.ndarray:
     """``steps`` timesteps, the noisiest first, spaced as the scheduler's configuration says (Lin et al. 2024, table 2).
@@ -137,3 +135,6 @@ def predict_clean(config: dict, predicted: np.ndarray, z: np.ndarray, alpha, sig
     if kind == "v_prediction":
         return alpha * z - sigma * predicted
     return predicted
+
+
+SAMPLERS: dict[str, type[DDIM] | type[UniPC]] = {"ddim": DDIM, "unipc": UniPC}

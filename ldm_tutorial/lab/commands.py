@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -255,12 +256,18 @@ def open_engine(choice: str, folder: str | Path, sampling):
     from ..engine import Engine, missing, unsupported
 
     if choice == "onnx":
-        reason = unsupported(sampling)
+        if not Path(folder).is_dir():
+            raise UserError(
+                f"The engine runs exported folders, and {str(folder)!r} is none: leave --engine out, or give a folder."
+            )
+        runner = Engine(folder)
+        reason = unsupported(sampling, folder)
         if reason:
             raise UserError(f"The engine does not have {reason}: leave --engine out, or give --engine torch.")
-        return Engine(folder)
+        return runner
     gpu = Path("/dev/nvidia0").exists()
-    if gpu or not Path(folder).is_dir() or missing(folder) or unsupported(sampling):
+    installed = find_spec("onnxruntime") is not None
+    if gpu or not installed or not Path(folder).is_dir() or missing(folder) or unsupported(sampling, folder):
         return None
     return Engine(folder)
 

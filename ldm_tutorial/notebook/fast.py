@@ -65,7 +65,7 @@ class FastPictures:
         now = state(self.models)
         if now != self.seen:
             self.engine, self.seen = matching_engine(self.models), now
-        if self.engine is None or unsupported(sampling):
+        if self.engine is None or unsupported(sampling, self.engine.folder):
             return None
         given = [initial_latents(self.models, generators([seed])).numpy()]
         times = []

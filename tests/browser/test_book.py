@@ -440,10 +440,10 @@ def test_the_pages_steps_are_the_engines(name, steps):
 
     settings = Engine(threads=1).settings
     alphas = np.array(settings["alphas_cumprod"], np.float32)
-    sampler = {"ddim": DDIM, "unipc": UniPC}[name](settings["scheduler"], alphas, steps)
+    sampler = {"ddim": DDIM, "unipc": UniPC}[name](settings["schedulers"][name], alphas, steps)
     rng = np.random.default_rng(0)
     z, answers = rng.standard_normal(16).astype(np.float32), rng.standard_normal((steps, 16)).astype(np.float32)
-    config, alphas_cumprod = json.dumps(settings["scheduler"]), json.dumps(settings["alphas_cumprod"])
+    config, alphas_cumprod = json.dumps(settings["schedulers"][name]), json.dumps(settings["alphas_cumprod"])
     code = f"""
         import {{SAMPLERS}} from './samplers.js';
         const sampler = new SAMPLERS.{name}({config}, {alphas_cumprod}, {steps});

@@ -67,8 +67,8 @@ export class Model {
 
   /** The latents of a prompt and a seed. `onStep(i, steps, z)` is awaited after each step; it may throw to stop. */
   async sample(prompt, seed, { sampler, steps, guidance, interval, negative = "" }, onStep) {
-    const { scheduler, alphas_cumprod: alphas, latent_shape: shape } = this.settings;
-    const solver = new SAMPLERS[sampler](scheduler, alphas, steps);
+    const { schedulers, alphas_cumprod: alphas, latent_shape: shape } = this.settings;
+    const solver = new SAMPLERS[sampler](schedulers[sampler], alphas, steps);
     const texts = await this.encodeText([negative, prompt]);
     const half = texts.data.length / 2;
     const conditional = new this.ort.Tensor("float32", texts.data.slice(half), [1, ...texts.dims.slice(1)]);
