@@ -39,14 +39,14 @@ test-all: $(STAMP) ## The same with all that is slow: long tables, every control
 check: $(STAMP) ## In under two minutes: lint, format, types, the rooms' contract, the fast unit tests
 	@set -e; start=$$(date +%s); \
 	$(PY) -m ruff check .; \
-	$(PY) -m ruff format --check ldm_tutorial tests benchmarks; \
+	$(PY) -m ruff format --check ldm_tutorial tests benchmarks docs examples; \
 	$(PY) -m mypy; \
 	.venv/bin/lint-imports --no-logo; \
 	$(PY) -m tests.run --fast $(if $(JOBS),--jobs $(JOBS)); \
 	echo "make check: $$(( $$(date +%s) - start )) s"
 
 format: $(STAMP) ## Bring package, tests and notebooks into the common form
-	@$(PY) -m ruff check --fix . && $(PY) -m ruff format ldm_tutorial tests benchmarks
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format ldm_tutorial tests benchmarks docs examples
 
 versions: $(STAMP) ## Write requirements-tested.txt: what is installed here, all of it
 	@$(PY) -m tests.versions > requirements-tested.txt

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 600  # seconds: no cell needs two minutes, but the machine may be busy
 NOT_SLOW = ["-m", "not slow"]
 # what `make check` runs: these answer within a minute on 2 cores
-QUICK = ("prompts", "tokenizer", "models", "sampling", "attention", "measure", "figures", "terms")
+QUICK = ("prompts", "tokenizer", "models", "sampling", "attention", "measure", "figures", "terms", "notebooks")
 
 
 @dataclass

@@ -118,7 +118,7 @@ def test_the_library_alone(monkeypatch):
     wanted = ["packaging>=1", 'no-such-lab>=4; extra == "notebooks"', 'no-such-test>=1; extra == "dev"']
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: wanted)
     finding = doctor.check_requirements()
-    assert finding.level == "ok" and finding.what.endswith(": all 1 required packages are installed, in versions that will do")
+    assert finding.level == "ok" and finding.what.endswith(": all 1 required packages are installed, in versions that fit")
     monkeypatch.setitem(sys.modules, "jupyter_client.kernelspec", None)
     assert doctor.check_kernel() == Finding("warn", "Jupyter is not installed: all works but the notebooks", doctor.EXTRAS)
 

@@ -17,6 +17,7 @@ from ldm_tutorial.notebook import figures
 from ldm_tutorial.notebook.figures import COLORS, ROLES, SPACES, ImageWithAlt, png, png_size
 from ldm_tutorial.notebook.live import LiveCurve
 
+# The package holds colours alone, and no formula of how they are seen: what follows tests them, and repeats no code of it.
 # Machado, Oliveira and Fernandes 2009, table 1, severity 1: what is seen, in linear RGB, from what is shown
 SEEN = {
     "by most": np.eye(3),

@@ -108,6 +108,7 @@ PROCESS_WIDE = """
 import importlib, logging, os, pkgutil, random, signal, socket, sys, warnings
 import accelerate, anywidget, datasets, diffusers, huggingface_hub, ipywidgets, matplotlib, numpy, onnxruntime, scipy.stats
 import torch, torchmetrics, torchvision, tqdm.auto, transformers, typer
+from PIL import Image, ImageFile, PngImagePlugin
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
@@ -126,6 +127,8 @@ def settings():
         "progress bars": (diffusers.utils.logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled(),
                           transformers.utils.logging.is_progress_bar_enabled(),
                           huggingface_hub.utils.are_progress_bars_disabled()),
+        "pictures": (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, ImageFile.MAXBLOCK, ImageFile.SAFEBLOCK,
+                     PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY),
         "default timeout": socket.getdefaulttimeout(),
         "exceptions": (sys.excepthook, sys.stdout, sys.stderr),
     }
@@ -147,6 +150,24 @@ def test_importing_the_package_changes_nothing_of_the_process():
     done = subprocess.run([sys.executable, "-c", PROCESS_WIDE], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.split()[-1]) > 25, "all modules were imported"
+
+
+def test_the_picture_of_the_rooms_shows_every_import():
+    """All imports between rooms, the modules on top as one; not those of `lab`, nor of errors and files."""
+    import grimp
+
+    package = ROOT / "ldm_tutorial"
+    rooms = {path.parent.name for path in package.glob("*/__init__.py")} | {path.stem for path in package.glob("*.py")}
+    graph = grimp.build_graph("ldm_tutorial", cache_dir=None)
+    arrows = set()
+    for importer, imported in itertools.permutations(sorted(rooms - {"__init__", "lab"}), 2):
+        if imported in ("errors", "files"):
+            continue
+        modules = (f"ldm_tutorial.{importer}", f"ldm_tutorial.{imported}")
+        if graph.direct_import_exists(importer=modules[0], imported=modules[1], as_packages=True):
+            arrows.add(tuple(name if (package / name).is_dir() else "top" for name in (importer, imported)))
+    (picture,) = re.findall(r"```mermaid\n(.*?)```", read("docs/architecture.md"), re.DOTALL)
+    assert arrows - {("top", "top")} == set(re.findall(r"(\w+) --> (\w+)", picture))
 
 
 def test_package_data_is_declared():
@@ -173,6 +194,14 @@ def test_make_says_which_python_is_needed(tmp_path):
     assert made.returncode != 0
     assert "No Python 3.11 or newer" in made.stdout
     assert not (tmp_path / ".venv").exists()
+
+
+def test_hooks_are_what_make_check_runs():
+    recipe = re.search(r"^check: .*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)[1]
+    recipe = re.sub(r" \$\(if .*\)\)", "", recipe).replace("$(PY)", ".venv/bin/python")
+    commands = re.findall(r"^\t(\.venv/bin/.*?); \\$", recipe, re.MULTILINE)
+    (repository,) = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+    assert commands == [hook["entry"] for hook in repository["hooks"]] and len(commands) == 5
 
 
 def test_scripts_and_workflows_call_make_test():

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,18 @@ def test_every_kind_as_picture_and_as_mask(tmp_path, kind):
     if expected[0] == 255 and kind != "1":  # clear in a mask means: leave it
         changes[0] = False
     assert mask.dtype == bool and mask[:, :12].all() == changes[0] and mask[:, 20:].all() == changes[1]
+
+
+def test_long_texts_leave_pillows_own_limit_as_it_was(tmp_path):
+    for name in ("3 MB of text", "65 MB of text"):
+        image, form, options, _ = KINDS[name]
+        image.save(tmp_path / name, form, **options)
+    limit = PngImagePlugin.MAX_TEXT_CHUNK
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(load_picture, [tmp_path / "3 MB of text"] * 12))) == 12
+    with pytest.raises(UserError, match="exceed 64 MB"):
+        load_picture(tmp_path / "65 MB of text")
+    assert limit == PngImagePlugin.MAX_TEXT_CHUNK < 2 * 2**20
 
 
 def test_pipes_in_the_place_of_files(tmp_path, ldm, never_waits):

@@ -1,7 +1,8 @@
 """Is everything in place? Each check looks at one thing and says what to do about a fault.
 
 `ldm doctor` prints all findings; a notebook's first cell calls `report(only_problems=True)`, silent when all is well.
-Nothing heavy is imported before it is checked, and no check changes anything.
+Nothing heavy is imported before it is checked. The checks (`diagnose`, `check_...`) change nothing. `report` changes one thing
+before it calls them: as the first call of a notebook, it settles how threads wait, which must come before torch is loaded.
 """
 
 import importlib
@@ -50,9 +51,9 @@ def report(only_problems: bool = False, findings: list[Finding] | None = None) -
     """Print the findings (of `diagnose`, unless given), each with its advice; True if there is no fault.
 
     With `only_problems` it prints to stderr, and nothing at all when all is well: a notebook that begins with it then
-    shows the same output on every machine. It also settles how threads wait (:mod:`storage.threads`).
+    shows the same output on every machine. First it settles how threads wait (:mod:`storage.threads`).
     """
-    share_the_machine()
+    share_the_machine()  # `diagnose` imports torch
     findings = diagnose() if findings is None else findings
     for finding in findings:
         if finding.level != "ok" or not only_problems:
@@ -82,7 +83,7 @@ def check_requirements() -> Finding:
     if problems:
         return Finding("fault", "requirements: " + ", ".join(problems), INSTALL)
     python = platform.python_version()
-    return Finding("ok", f"Python {python}: all {len(always)} required packages are installed, in versions that will do")
+    return Finding("ok", f"Python {python}: all {len(always)} required packages are installed, in versions that fit")
 
 
 def check_libraries() -> Finding:
@@ -154,7 +155,7 @@ def check_memory() -> Finding:
 
     free = psutil.virtual_memory().available
     if free < MIN_MEMORY:
-        return Finding("warn", f"memory: only {free / 2**30:.1f} GiB free", "close other programs: 3 GiB will do")
+        return Finding("warn", f"memory: only {free / 2**30:.1f} GiB free", "close other programs: 3 GiB is enough")
     return Finding("ok", f"memory: {free / 2**30:.1f} GiB free")
 
 

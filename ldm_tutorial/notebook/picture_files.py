@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageErro
 from ..errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none of them runs another program to be read
-# Some programs write a megabyte of text into a PNG, or a large colour profile; Pillow takes 64 MB of them, but 1 MB of each.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+ONE_AT_A_TIME = threading.Lock()
 
 
 def load_picture(source, background: str = "white", side: int | None = None) -> Image.Image:
@@ -28,14 +29,38 @@ def load_picture(source, background: str = "white", side: int | None = None) -> 
     if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
         raise UserError("it is a folder, a pipe or a device, not a file")  # a pipe that nobody writes to would never end
     try:
-        with Image.open(source, formats=FORMATS) as image:
-            if side:
-                image.draft("RGB", (2 * side, 2 * side))
-            return to_rgb(image, background)
+        try:
+            return _decode(source, background, side)
+        except ValueError as error:
+            if "MAX_TEXT_CHUNK" not in str(error):
+                raise
+            with _long_texts():
+                return _decode(source, background, side)
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise UserError(_reason(error)) from None
+
+
+def _decode(source, background: str, side: int | None) -> Image.Image:
+    """What :func:`load_picture` returns, or whatever Pillow raises."""
+    with Image.open(source, formats=FORMATS) as image:
+        if side:
+            image.draft("RGB", (2 * side, 2 * side))
+        return to_rgb(image, background)
+
+
+@contextlib.contextmanager
+def _long_texts() -> Iterator[None]:
+    """Inside, one text or colour profile of a PNG may be as long as Pillow lets all of them be together: 64 MB, not 1 MB.
+    Some programs write a megabyte of text into a picture. The limit is one for the whole process, and is put back."""
+    with ONE_AT_A_TIME:
+        before = PngImagePlugin.MAX_TEXT_CHUNK
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+        try:
+            yield
+        finally:
+            PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
 def _reason(error: Exception) -> str:
