@@ -1,4 +1,5 @@
-"""Write the model card, the data card and the README's table from what was measured, so that they cannot say anything else.
+"""Write the model card, the data card, the README's table and those of docs/architecture.md from what was measured, so that
+they cannot say anything else.
 
 ldm evaluate --json ldm_tutorial/weights/evaluation.json --sheet ldm_tutorial/weights/sheet.png
 python benchmarks/cards.py
@@ -9,12 +10,14 @@ import json
 import math
 import re
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "ldm_tutorial" / "weights"
 RESULTS = ROOT / "benchmarks" / "results"
 RENDERS = 32_768  # what the shipped weights learned from
 BEGIN, END = "<!-- made by benchmarks/cards.py -->", "<!-- end -->"
+ENGINE = "<!-- the engine's goals, made by benchmarks/cards.py -->"
 SHOWN = ("prompt_heldout", "prompt_trained", "free_wording", "avocado_armchair", "judges_agree", "judge_validation")
 SHOWN += ("clip_top1", "noun_miou", "noun_miou_constant", "psnr", "seconds_per_image", "seconds_generate")
 
@@ -211,27 +214,159 @@ def readme_table() -> str:
 
 def readme() -> str:
     """The README with its table made anew."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.sub(f"{BEGIN}.*?{END}", f"{BEGIN}\n{readme_table()}\n{END}", text, count=1, flags=re.DOTALL)
+    return between(BEGIN, readme_table(), (ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 def threads_table() -> str:
     """The table of docs/architecture.md: milliseconds by way of computing, idle and beside one busy core."""
-    found = json.loads((RESULTS / "threads.json").read_text(encoding="utf-8"))
+    found = record("threads")
     jobs = list(next(iter(found["milliseconds"].values())))
     lines = ["| milliseconds, idle / beside one busy core | " + " | ".join(jobs) + " |", "|---" * (len(jobs) + 1) + "|"]
     for way, row in found["milliseconds"].items():
         cells = [f"{row[j]['idle']['median']:.0f} / {row[j]['busy']['median']:.0f}" if j in row else "" for j in jobs]
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
-    machine = found["machine"]
-    lines += ["", f"(Medians of {found['rounds']} rounds on {machine['cores']} cores, torch {machine['torch']}.)"]
+    spinning, sleeping = (found["milliseconds"][f"torch, all threads{how}"]["training step"] for how in ("", ", PASSIVE"))
+    idle, busy = ([f"{way[state]['median']:.0f} ms" for way in (spinning, sleeping)] for state in ("idle", "busy"))
+    lines += ["", f"(Medians of {found['rounds']} rounds, on {machine_of(found)}.)", ""]
+    lines += [
+        "`ldm train` leaves PyTorch's threads spinning, by choice: on an idle machine, which a training is meant to have, a step",
+        f"takes {idle[0]} so and {idle[1]} where they sleep. The price is paid beside other work: {busy[0]} and {busy[1]} beside one",
+        f"busy core. Machines with more than {found['machine']['cores']} cores were not measured.",
+    ]
     return "\n".join(lines)
 
 
+def machine_of(record: dict) -> str:
+    """The machine of a record, and when and beside what load it measured. Older records say less."""
+    machine = record["machine"]
+    parts = [machine["cpu"], f"{machine['cores']} cores", f"torch {machine['torch']}"]
+    if "date" in machine:
+        parts[2:2] = [f"{machine['memory_gib']:.0f} GiB of memory"]
+        parts += [machine["date"], f"load {machine['load_before']:.1f} before it began"]
+    return ", ".join(parts)
+
+
+def engine_rows() -> list[tuple[str, str, str, str, bool | None]]:
+    """The goals of the engine: what, measured, measured beside a pipeline whose threads sleep, the goal, and whether it is
+    reached by the first of these (None: not measured yet, or no goal)."""
+    from ldm_tutorial.measure.report import reached
+
+    engine, sleeping, startup, turned = (record(name) for name in ("engine", "engine_sleeping", "startup", "controls"))
+    cores = max(int(key.split("_")[1]) for key in engine if key.startswith("threads_"))
+
+    def times(found: dict) -> str:
+        return f"{found['ratio']:.2f} ({found['lowest']:.2f} to {found['highest']:.2f}; {found['pairs']} pairs)"
+
+    rows = []
+    drawn = f"one picture, {engine['steps']} guided DDIM steps, equal to 1 of 255"
+    fewer = engine[f"threads_{cores}_equal_quality"]["steps"]
+    for what, key, goal in (
+        (drawn, "batch_1", 2),
+        ("a batch of 16, the same way", "batch_16", 2),
+        (f"equal quality: {fewer} steps of UniPC against the pipeline's 50 of DDIM", "equal_quality", 10),
+    ):
+        for threads in sorted({cores, 1}, reverse=True):
+            found, beside = engine[f"threads_{threads}_{key}"], sleeping[f"threads_{threads}_{key}"]
+            name = f"{what}, {threads} thread{'s' if threads > 1 else ''}: times the pipeline"
+            rows.append((name, times(found), times(beside), f">= {goal}", reached(found["ratio"], ">=", goal)))
+
+    def seconds(what: str, key: str, goal: float) -> None:
+        found = startup["seconds"].get(key)
+        if found is None:
+            rows.append((what, "not measured yet", "", f"<= {goal}", None))
+            return
+        measured = f"{found['median']:.2f} ({found['lowest']:.2f} to {found['highest']:.2f}; {startup['rounds']} rounds)"
+        rows.append((what, measured, "", f"<= {goal}", reached(found["median"], "<=", goal)))
+
+    seconds("`ldm generate`, shell to file, idle: seconds", "generate", 2.5)
+    ratio = startup["ratio"]
+    rows.append(("the same: times plain diffusers' script", f"{ratio:.2f}", "", ">= 4", reached(ratio, ">=", 4)))
+    seconds("`ldm generate`, shell to file, beside one busy core: seconds", "generate_beside_a_busy_core", 4)
+    of_09 = [turn for turn in turned["turned"] if turn["notebook"] == "notebooks/09_text_to_image.ipynb"]
+    ends = [turn["finished"] / 1000 for turn in of_09 if turn["knob"] in ("Steps", "Guidance") and turn.get("finished")]
+    what = "notebook 09's sliders, from the turn to the finished picture: seconds"
+    if ends:
+        measured = f"{median(ends):.2f} ({min(ends):.2f} to {max(ends):.2f}; {len(ends)} turns)"
+        rows.append((what, measured, "", "<= 0.5", reached(median(ends), "<=", 0.5)))
+    else:
+        rows.append((what, "not measured yet", "", "<= 0.5", None))
+    seconds("`ldm --help`: seconds", "help", 0.5)
+    seconds("`ldm generate` with a wrong option: seconds", "wrong_option", 0.5)
+    peaks = [f"{engine['peak_bytes'][key] / 2**20:.0f} MiB" for key in ("engine", "plain_diffusers")]
+    rows.append(("peak of memory, a process that draws one picture", f"{peaks[0]}; plain diffusers {peaks[1]}", "", "", None))
+    return rows
+
+
+def engine_table() -> str:
+    """The table of docs/architecture.md on the engine: its goals beside what was measured, and what is not reached."""
+    lines = ["| what | measured | where PyTorch's threads sleep | goal |", "|---|---|---|---|"]
+    missed, unknown = [], []
+    for what, measured, beside, goal, is_reached in engine_rows():
+        verdict = {True: ": reached", False: ": not reached", None: ""}[is_reached]
+        lines.append(f"| {what} | {measured} | {beside} | {goal}{verdict} |")
+        missed += [f"- {what}: {measured}, goal {goal}."] if is_reached is False else []
+        unknown += [what] if goal and is_reached is None else []
+    lines += ["", "**Not reached:**", "", *missed] if missed else ["", "Every goal that was measured is reached."]
+    lines += ["", f"Not measured yet: {'; '.join(unknown)}."] if unknown else []
+    speeds = [record(name)["gflops_one_thread"] for name in ("engine", "engine_sleeping")]
+    product, ours, theirs = (
+        f"{min(s[key] for s in speeds):.0f} to {max(s[key] for s in speeds):.0f}"
+        for key in ("matrix_product", "engine", "torch")
+    )
+    lines += [
+        "",
+        f"On one thread the engine is near the processor's limit: a plain product of matrices does {product} billion operations a",
+        f"second, the engine's U-Net {ours}, PyTorch's {theirs} (a batch of 32).",
+        *evaluation_lines(),
+        "",
+        "The verdict is that of the first column. Measured by:",
+        "",
+    ]
+    for name, source in SOURCES.items():
+        if (RESULTS / f"{name}.json").exists():
+            lines.append(f"- {source} ({machine_of(record(name))})")
+    return "\n".join(lines)
+
+
+SOURCES = {  # which record of the engine's numbers comes from where
+    "engine": "`benchmarks/engine.py`: times the pipeline, memory",
+    "engine_sleeping": "`OMP_WAIT_POLICY=PASSIVE python benchmarks/engine.py`: the second column",
+    "startup": "`benchmarks/startup.py`: from the shell to the file, help, wrong option",
+    "controls": "`make test-browser`: the sliders",
+    "evaluate_engines": "`benchmarks/evaluate_engines.py`: `ldm evaluate --quick`",
+}
+
+
+def evaluation_lines() -> list[str]:
+    """What `ldm evaluate --quick` takes with and without the engine, and whether its numbers stay; nothing before that was
+    measured."""
+    if not (RESULTS / "evaluate_engines.json").exists():
+        return []
+    found = record("evaluate_engines")
+    with_torch, with_engine = (found["seconds"][engine]["median"] / 60 for engine in ("torch", "onnx"))
+    numbers = [key for key in found["numbers"]["torch"] if not key.startswith("seconds")]
+    same = f"{len(numbers) - len(found['changed'])} of {len(numbers)} numbers are the same within their intervals"
+    changed = f" (not {', '.join(found['changed'])})" if found["changed"] else ""
+    return [
+        "",
+        f"`ldm evaluate --quick` takes {with_engine:.1f} minutes with the engine and {with_torch:.1f} with PyTorch; {same}{changed}.",
+    ]
+
+
+def record(name: str) -> dict:
+    """What a benchmark stored."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def between(begin: str, made: str, text: str) -> str:
+    """A page with what stands between a mark and the next end made anew."""
+    return re.sub(f"{re.escape(begin)}.*?{END}", lambda _: f"{begin}\n{made}\n{END}", text, count=1, flags=re.DOTALL)
+
+
 def architecture() -> str:
-    """The page of the rooms with its table of threads made anew."""
+    """The page of the rooms with its tables of the engine and of threads made anew."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    return re.sub(f"{BEGIN}.*?{END}", f"{BEGIN}\n{threads_table()}\n{END}", text, count=1, flags=re.DOTALL)
+    return between(BEGIN, threads_table(), between(ENGINE, engine_table(), text))
 
 
 def main() -> None:

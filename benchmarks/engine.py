@@ -115,7 +115,7 @@ def main() -> None:
         ).images
         return (images * 255).round().astype(np.uint8)
 
-    figures: dict = {"steps": steps, "guidance_scale": 3.0, "load_before": os.getloadavg()[0]}
+    figures: dict = {"steps": steps, "guidance_scale": 3.0}
     for threads in sorted({1, available_cores()}):
         torch.set_num_threads(threads)
         engine = Engine(threads=threads)

@@ -1,12 +1,16 @@
-"""What the benchmarks share: their options, a fair clock, interleaved pairs, and what is stored beside the figures."""
+"""What the benchmarks share: their options, a fair clock, interleaved pairs, a busy core, and what is stored beside the
+figures."""
 
 import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -14,6 +18,8 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TRIALS = ROOT / "runs" / "benchmarks"  # where --quick goes: git ignores it
+LOAD = os.getloadavg()[0]  # what else ran in the minute before this module was loaded
+NEVER_RESTS = "while True: pass"
 
 
 def options(description: str, **more: tuple[int, str]) -> argparse.Namespace:
@@ -25,17 +31,35 @@ def options(description: str, **more: tuple[int, str]) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def cpu_name() -> str:
+    """The processor's own name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text(encoding="utf-8").splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def describe() -> dict:
+    """The machine and what was installed, when, beside what load, and the command with the settings of threads before it."""
+    import psutil
     import torch
 
+    from ldm_tutorial.storage.threads import COUNTS, WAITING
+
+    settings = [f"{name}={os.environ[name]}" for name in (*WAITING, *COUNTS) if name in os.environ]
     return {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "date": date.today().isoformat(),
+        "load_before": round(LOAD, 2),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
-        "command": " ".join(["python", *sys.argv]).replace(f"{ROOT}/", ""),  # where this folder lies is nobody's business
+        # where this folder lies is nobody's business
+        "command": " ".join([*settings, "python", *sys.argv]).replace(f"{ROOT}/", ""),
     }
 
 
@@ -78,6 +102,18 @@ def compare(ours: Callable[[], object], theirs: Callable[[], object], pairs: int
         for work in (ours, theirs)[:: 1 if k % 2 else -1]:
             taken[work].append(seconds(work))
     return summary(taken[ours], taken[theirs])
+
+
+@contextmanager
+def busy_core(wanted: bool = True) -> Iterator[None]:
+    """Beside it, one process that keeps a core busy."""
+    process = subprocess.Popen([sys.executable, "-c", NEVER_RESTS]) if wanted else None
+    try:
+        yield
+    finally:
+        if process:
+            process.kill()
+            process.wait()
 
 
 def store(name: str, figures: dict, quick: bool = False) -> Path:

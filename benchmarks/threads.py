@@ -9,10 +9,9 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from statistics import median
 
-from machine import options, store
+from machine import LOAD, busy_core, options, store
 
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 ALL = os.cpu_count() or 1
@@ -32,7 +31,6 @@ JOBS = {
     "rendering": (16, 1),
 }  # pictures a call, calls a round
 ONLY_TORCH = ("training step", "rendering")
-SPIN = "while True: pass"
 # Waits for lines of JSON, each a job, and answers each with the milliseconds of its calls.
 WORKER = """
 import json, sys, time
@@ -117,25 +115,12 @@ class Worker:
         self.process.wait()
 
 
-@contextmanager
-def busy_core(wanted: bool = True):
-    """Beside it, one process that keeps a core busy."""
-    process = subprocess.Popen([sys.executable, "-c", SPIN]) if wanted else None
-    try:
-        yield
-    finally:
-        if process:
-            process.kill()
-            process.wait()
-
-
 def main() -> None:
     given = options(__doc__, rounds=(4, "times that each way is asked, idle and busy"))
     rounds = 1 if given.quick else given.rounds
 
     from ldm_tutorial.checkpoints import WEIGHTS
 
-    load = os.getloadavg()[0]
     workers = {name: Worker(way, str(WEIGHTS)) for name, way in WAYS.items()}
     taken: dict[tuple, list[float]] = {}
     for _ in range(rounds):
@@ -160,8 +145,8 @@ def main() -> None:
             if job in found:
                 cells = (f"{found[job][s]['median']:7.0f} ({found[job][s]['lowest']:.0f})" for s in ("idle", "busy"))
                 print(f"  {name:40s} {' / '.join(cells)}")
-    print(f"\nload average before it began: {load:.1f} on {ALL} cores")
-    store("threads", {"milliseconds": rows, "rounds": rounds, "load_before": load, "clock": "wall clock"}, given.quick)
+    print(f"\nload average before it began: {LOAD:.1f} on {ALL} cores")
+    store("threads", {"milliseconds": rows, "rounds": rounds, "clock": "wall clock"}, given.quick)
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def make(source: NotebookNode) -> tuple[NotebookNode, NotebookNode]:
                 cell.execution_count, cell.outputs = None, []
                 cells.fold(cell)
     solutions.cells[0].source = solutions.cells[0].source.replace("Exercises:", "Solutions:", 1)
-    first = next(cell for cell in solutions.cells if cell.cell_type == "code")
-    first.source += "\n\n" + ONLY_READING
+    imports = next(cell for cell in solutions.cells if cell.cell_type == "code" and "import check, progress" in cell.source)
+    imports.source += "\n\n" + ONLY_READING
     return stub, solutions
 
 

@@ -2,9 +2,13 @@
 
 import importlib.util
 import json
+import math
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +57,18 @@ def tiny_world(monkeypatch, tiny_folder):
 
 def stored(path: Path) -> dict:
     figures = json.loads(path.read_text())
-    assert {"cpu", "cores", "gpu", "python", "torch", "torch_threads", "command"} <= figures["machine"].keys()
+    wanted = {"cpu", "cores", "memory_gib", "date", "load_before", "gpu", "python", "torch", "torch_threads", "command"}
+    assert wanted <= figures["machine"].keys()
     return figures
+
+
+def is_comparison(found: dict, pairs: int = 1, clock: str = "processor time") -> bool:
+    """Whether figures of pairs agree with each other: the ratio is theirs over ours, and nothing is out of the world."""
+    assert 0.001 < found["seconds_ours"] < 600 and 0.001 < found["seconds_theirs"] < 600, found
+    assert 1 / 50 < found["lowest"] <= found["ratio"] <= found["highest"] < 50, found
+    if pairs == 1:
+        assert found["ratio"] == pytest.approx(found["seconds_theirs"] / found["seconds_ours"]), found
+    return found["pairs"] == pairs and found["clock"] in (clock, "wall clock")
 
 
 def help_of(name: str, folder: Path) -> subprocess.CompletedProcess:
@@ -94,6 +108,32 @@ def test_pairs(script):
     }
 
 
+def test_the_machine_is_described(script, monkeypatch):
+    machine = script("machine", "--quick")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    found = machine.describe()
+    assert found["cpu"] == machine.cpu_name() and 0.2 < found["memory_gib"] < 100_000 and 0 <= found["load_before"] < 10_000
+    if Path("/proc/cpuinfo").exists() and "model name" in Path("/proc/cpuinfo").read_text():
+        assert f": {found['cpu']}\n" in Path("/proc/cpuinfo").read_text()
+    assert "OMP_WAIT_POLICY=PASSIVE " in found["command"] and found["command"].endswith("machine.py --quick")
+    assert date.fromisoformat(found["date"]) <= date.today()
+
+
+def test_a_busy_core_is_busy_while_it_is_wanted(script, monkeypatch):
+    import psutil
+
+    busy_core, children = script("machine").busy_core, psutil.Process().children
+    before = set(children())
+    with busy_core(False):
+        assert set(children()) == before
+    with pytest.raises(KeyError), busy_core():
+        (process,) = set(children()) - before
+        time.sleep(1)
+        assert sum(process.cpu_times()[:2]) > 0.1
+        raise KeyError
+    assert set(children()) == before
+
+
 def test_imports(script, tmp_path, monkeypatch, capsys):
     """With costs that are known: what is stored is their difference."""
     module = script("imports")
@@ -106,20 +146,29 @@ def test_imports(script, tmp_path, monkeypatch, capsys):
 
 
 def test_what_an_import_costs_is_measured(script):
-    assert script("imports").cost("json") > 0
+    cost = script("imports").cost
+    assert 0 <= cost("sys") < cost("sys; sum(range(3_000_000))") < 30
 
 
 def test_startup(script, tmp_path, monkeypatch, capsys):
     """With durations that are known. The first round does not count."""
     module = script("startup")
     durations = {"help": 0.2, "wrong_option": 0.3, "generate": 2.0, "generate_with_torch": 5.0, "plain_diffusers": 6.0}
+    durations |= {"generate_beside_a_busy_core": 3.0, "plain_diffusers_beside_a_busy_core": 30.0}
     names = {tuple(command): name for name, (command, _) in module.COMMANDS.items()}
-    calls = []
+    calls, beside = [], [""]
+
+    @contextmanager
+    def busy_core(wanted):
+        beside.append("_beside_a_busy_core" if wanted else "")
+        yield
+        beside.pop()
 
     def seconds(command, status):
-        calls.append(names[tuple(command)])
-        return durations[calls[-1]] * (100 if len(calls) <= 5 else 1)
+        calls.append(names[tuple(command)] + beside[-1])
+        return durations[calls[-1]] * (100 if len(calls) <= 7 else 1)
 
+    monkeypatch.setattr(module, "busy_core", busy_core)
     monkeypatch.setattr(module, "seconds", seconds)
     module.main()
     figures = stored(tmp_path / "startup.json")
@@ -130,7 +179,7 @@ def test_startup(script, tmp_path, monkeypatch, capsys):
 
 def test_startup_counts_no_command_that_fails(script):
     module = script("startup")
-    assert module.seconds([sys.executable, "-c", ""], 0) > 0
+    assert 0.3 < module.seconds([sys.executable, "-c", "import time; time.sleep(0.3)"], 0) < 60
     with pytest.raises(RuntimeError, match="ended with 3"):
         module.seconds([sys.executable, "-c", "raise SystemExit(3)"], 0)
     with pytest.raises(RuntimeError, match="made no picture"):
@@ -239,7 +288,7 @@ def test_sampler(script, tmp_path, tiny_world, capsys):
     script("sampler").main()
     figures = stored(tmp_path / "sampler.json")
     for batch in ("batch_1", "batch_16"):
-        assert figures[batch]["ratio"] > 0 and figures[batch]["largest_difference"] < 1e-4
+        assert is_comparison(figures[batch]) and figures[batch]["largest_difference"] < 1e-4
     assert "times as fast as the pipeline" in capsys.readouterr().out
 
 
@@ -255,9 +304,12 @@ def test_engine(script, tmp_path, monkeypatch, capsys):
     module.main()
     module.machine.clock, module.machine.clock_name = clock
     figures = stored(tmp_path / "engine.json")
-    assert figures["threads_1_batch_1"]["ratio"] > 0 and figures["threads_1_batch_16"]["largest_difference"] <= 1
+    for key in ("batch_1", "batch_16", "default", "equal_quality"):
+        assert is_comparison(figures[f"threads_1_{key}"], clock="wall clock")
+    assert all(figures[f"threads_1_batch_{n}"]["largest_difference"] <= 1 for n in (1, 16))
     assert figures["threads_1_equal_quality"]["clock"] == "wall clock" and figures["threads_1_equal_quality"]["steps"] == 3
-    assert set(figures["gflops_one_thread"]) == {"matrix_product", "engine", "torch"}
+    speeds = figures["gflops_one_thread"]
+    assert set(speeds) == {"matrix_product", "engine", "torch"} and all(0.1 < s < 10_000 for s in speeds.values())
     assert "peak of memory: 100 MiB, plain diffusers 900 MiB" in capsys.readouterr().out
 
 
@@ -276,8 +328,88 @@ def test_threads(script, tmp_path, monkeypatch, capsys):
     module.main()
     rows = stored(tmp_path / "threads.json")["milliseconds"]
     assert set(rows["torch, one"]) == {"guided step", "training step"} and set(rows["ONNX Runtime, one"]) == {"guided step"}
-    assert all(spent["median"] > 0 for found in rows.values() for state in found.values() for spent in state.values())
+    for found in rows.values():
+        for states in found.values():
+            assert set(states) == {"idle", "busy"}
+            assert all(0.1 < spent["lowest"] <= spent["median"] < 60_000 for spent in states.values()), states
     assert "beside one busy core" in capsys.readouterr().out
+
+
+def test_each_time_of_the_threads_stands_in_its_place(script, tmp_path, monkeypatch):
+    """With workers whose milliseconds are known: by way, by job, and by whether a core is busy."""
+    module = script("threads")
+    ways = {"torch, one": ("torch", 1, {}, True), "ONNX Runtime, one": ("onnx", 1, {}, False)}
+    busy = [0]
+
+    class KnownWorker:
+        def __init__(self, way, folder):
+            self.base = 1000 if way[0] == "torch" else 2000
+
+        def ask(self, job, pictures, calls):
+            return [self.base + 100 * busy[0] + pictures + k for k in (0, 1, 5)]
+
+        def close(self):
+            pass
+
+    @contextmanager
+    def busy_core(wanted):
+        busy[0] = int(wanted)
+        yield
+
+    for name, value in (("WAYS", ways), ("Worker", KnownWorker), ("busy_core", busy_core)):
+        monkeypatch.setattr(module, name, value)
+    module.main()
+    rows = stored(tmp_path / "threads.json")["milliseconds"]
+    for way, base in (("torch, one", 1000), ("ONNX Runtime, one", 2000)):
+        for job, states in rows[way].items():
+            pictures = module.JOBS[job][0]
+            for state, more in (("idle", 0), ("busy", 100)):
+                assert states[state] == {"median": base + more + pictures + 1, "lowest": base + more + pictures}
+    assert set(rows["torch, one"]) == set(module.JOBS)
+    assert set(rows["ONNX Runtime, one"]) == set(module.JOBS) - set(module.ONLY_TORCH)
+
+
+def evaluated(value: float, low: float, high: float, seconds: float) -> dict:
+    """What `ldm evaluate --json` could have written."""
+    return {"psnr": {"value": value, "low": low, "high": high}, "seconds_per_image": {"value": seconds, "low": 0, "high": 9}}
+
+
+def test_evaluate_engines(script, tmp_path, monkeypatch, capsys):
+    """With numbers that are known: the engine is twice as fast, and one number leaves the other one's interval."""
+    module = script("evaluate_engines", "--rounds", "2")
+    asked = []
+
+    def evaluate(engine):
+        asked.append(engine)
+        low = evaluated(30, 29, 31, 0.5) | {"kid": {"value": 0.1, "low": 0.0, "high": 0.2}}
+        high = evaluated(30.5, 29.5, 31.5, 0.1) | {"kid": {"value": 0.3, "low": 0.05, "high": 0.4}}
+        return (300, low) if engine == "torch" else (150, high)
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(module, "fill_the_cache", lambda: asked.append("cache"))
+    module.main()
+    figures = stored(tmp_path / "committed" / "evaluate_engines.json")
+    assert asked == ["cache", "torch", "onnx", "onnx", "torch"] and figures["rounds"] == 2
+    assert figures["ratio"] == 2 and figures["seconds"]["onnx"] == {"median": 150, "lowest": 150, "highest": 150}
+    assert figures["changed"] == ["kid"] and figures["numbers"]["onnx"]["psnr"]["value"] == 30.5
+    assert "1 of 2 numbers are unchanged within their intervals" in capsys.readouterr().out
+
+
+def test_evaluate_engines_starts_ldm(script, monkeypatch):
+    """The command that is run, with a file to write and nothing of its failure kept."""
+    module = script("evaluate_engines")
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        Path(command[command.index("--json") + 1]).write_text('{"psnr": 1}')
+        return subprocess.CompletedProcess(command, len(commands) - 1)
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    assert module.evaluate("onnx")[1] == {"psnr": 1}
+    assert commands[0][3:7] == ["evaluate", "--quick", "--engine", "onnx"]
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        module.evaluate("torch")
 
 
 def test_fast_sampling(script, tmp_path, tiny_world, monkeypatch, capsys):
@@ -287,7 +419,7 @@ def test_fast_sampling(script, tmp_path, tiny_world, monkeypatch, capsys):
     figures = stored(tmp_path / "committed" / "fast_sampling.json")
     assert figures["pictures"] == figures["ours"]["right"]["n"] == figures["theirs"]["right"]["n"] == 4
     assert [row["steps"] for row in figures["choice"]["rows"]] == [3, 2] and figures["sampling"]["steps"] in (3, 2)
-    assert figures["speed"]["pairs"] == 1 and figures["speed"]["ratio"] > 0
+    assert is_comparison(figures["speed"])
     close = figures["difference_right"] >= -0.005 and figures["frechet_ratio"] <= 1.05
     assert figures["equal_quality"] == close
     assert "times as fast as the pipeline's 50 DDIM steps" in capsys.readouterr().out
@@ -328,7 +460,9 @@ def test_training_loop(script, tmp_path, tiny_world, monkeypatch, capsys):
     module = script("training_loop")
     module.main()
     figures = stored(tmp_path / "training_loop.json")
-    assert figures["fit_against_bare"]["ratio"] > 0 and figures["cached_latents_times_faster"] > 0
+    loop, encoding = figures["fit_against_bare"], figures["encoding_against_bare"]
+    assert is_comparison(loop, pairs=2) and is_comparison(encoding, pairs=2)
+    assert figures["cached_latents_times_faster"] == encoding["seconds_ours"] / loop["seconds_ours"]
     assert "of a bare loop's steps per second" in capsys.readouterr().out
 
 
@@ -348,7 +482,9 @@ def test_scale(script, tmp_path, tiny_world, capsys):
         found = figures[name]["flops"]
         assert 2.8 < found["unet_forward_and_backward"] / found["unet"] < 3.1  # a backward pass is two forward ones
     assert 4 < theirs["flops"]["unet"] / figures["stable_diffusion_256"]["flops"]["unet"] < 5  # attention grows faster
-    assert all(s > 0 for s in figures["seconds_a_picture"]["training"].values()) and figures["peak_bytes"]["training"] > 1e8
+    assert all(1e-4 < s < 60 for s in figures["seconds_a_picture"]["training"].values())
+    peaks = figures["peak_bytes"]
+    assert 1e8 < peaks["models_loaded"] <= peaks["drawing"] <= peaks["training"]
     assert "GFLOPs a picture" in capsys.readouterr().out and figures["processes"] == 1
 
 
@@ -363,10 +499,12 @@ def test_latent_vs_pixel(script, tmp_path, tiny_world, capsys, monkeypatch, auto
     script("latent_vs_pixel").main()
     assert ("vae-diverse" in asked) == (autoencoder == "vae-diverse")
     figures = stored(tmp_path / "latent_vs_pixel.json")
-    assert figures["training"]["ratio"] > 0 and figures["sampling"]["ratio"] > 0
+    assert is_comparison(figures["training"]) and is_comparison(figures["sampling"])
     a, b = figures["parameters"].values()
     assert abs(a / b - 1) < 0.05
-    assert figures["frechet_times_better"] > 0 and "times better" in capsys.readouterr().out
+    distances = [figures[f"frechet_{kind}"] for kind in ("pixel", "latent")]
+    assert all(math.isfinite(distance) and distance > 0 for distance in distances)
+    assert figures["frechet_times_better"] == distances[0] / distances[1] and "times better" in capsys.readouterr().out
 
 
 def test_claim_of_diverse_pictures(script):
@@ -452,7 +590,9 @@ def test_page(script, tmp_path, monkeypatch, capsys):
     (tmp_path / "html" / "live.html").write_text(FAKE_PLAYGROUND)
     module.main()
     figures = stored(tmp_path / "page.json")
-    assert figures["seconds_page"] > 0 and figures["largest_difference"] == 0 and figures["seconds_at_10_mbit"] == 10
+    assert figures["largest_difference"] == 0 and figures["seconds_at_10_mbit"] == 10 and figures["pairs"] == 1
+    assert 0.001 < figures["seconds_page"] < 60 and figures["seconds_first_picture"] < 60
+    assert figures["page_times_python"] == pytest.approx(figures["seconds_page"] / figures["seconds_python"])
     assert "12.5 MB, 10 s at 10 Mbit/s" in capsys.readouterr().out
     monkeypatch.setattr(FakeEngine, "off", 3)
     with pytest.raises(AssertionError, match="differ by 3"):

@@ -67,6 +67,65 @@ def test_seconds_are_fastest_and_slowest():
     assert f"fastest {number['low']:.3g}, slowest {number['high']:.3g}" in line
 
 
+@pytest.fixture
+def engine_records(monkeypatch, tmp_path):
+    """A function that changes the engine's records, which the cards then read."""
+    names = ("engine", "engine_sleeping", "startup", "controls")
+    for name in names:
+        (tmp_path / f"{name}.json").write_text(json.dumps(results(name)))
+    monkeypatch.setattr(cards, "RESULTS", tmp_path)
+
+    def change(name: str, alter) -> None:
+        found = cards.record(name) if name in names else {}
+        alter(found)
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+
+    return change
+
+
+def test_the_engines_goals_are_told_with_those_that_are_missed(engine_records):
+    name = "one picture, 20 guided DDIM steps, equal to 1 of 255, 1 thread: times the pipeline"
+    engine_records("engine", lambda found: found["threads_1_batch_1"].update(ratio=1.9, lowest=1.7, highest=2.2, pairs=9))
+    text = cards.engine_table()
+    assert f"| {name} | 1.90 (1.70 to 2.20; 9 pairs) | " in text
+    assert f"\n- {name}: 1.90 (1.70 to 2.20; 9 pairs), goal >= 2.\n" in text
+    engine_records("engine", lambda found: found["threads_1_batch_1"].update(ratio=2.1))
+    assert f"- {name}" not in cards.engine_table()
+    for cores in (1, 2):
+        for n in (1, 16):
+            engine_records("engine", lambda found, key=f"threads_{cores}_batch_{n}": found[key].update(ratio=2.5))
+    assert "Every goal that was measured is reached." in cards.engine_table() and "not reached" not in cards.engine_table()
+
+
+def test_what_the_engines_records_lack_is_not_measured(engine_records):
+    busy = "generate_beside_a_busy_core"
+    engine_records("startup", lambda found: found["seconds"].pop(busy, None))
+    engine_records("controls", lambda found: [turn.pop("finished", None) for turn in found["turned"]])
+    text = cards.engine_table()
+    assert text.count("not measured yet") == 2 and "Not measured yet: `ldm generate`, shell to file, beside" in text
+    assert "ldm evaluate --quick" not in text
+    engine_records("startup", lambda f: f["seconds"].update({busy: {"median": 3.0, "lowest": 2.5, "highest": 4.5}}))
+    turn = {"notebook": "notebooks/09_text_to_image.ipynb", "knob": "Steps"}
+    turns = [turn | {"finished": 600.0}, turn | {"finished": 640.0}, turn | {"knob": "Reset", "finished": 20.0}]
+    engine_records("controls", lambda f: f.update(turned=turns))
+    text = cards.engine_table()
+    assert "beside one busy core: seconds | 3.00 (2.50 to 4.50; 3 rounds) |  | <= 4: reached |" in text
+    assert "| 0.62 (0.60 to 0.64; 2 turns) |  | <= 0.5: not reached |" in text and "ot measured yet" not in text
+
+
+def test_the_time_of_an_evaluation_by_both_engines(engine_records):
+    number = {"value": 1, "low": 0, "high": 2}
+    numbers = {engine: {"psnr": number, "kid": number, "seconds_per_image": number} for engine in ("torch", "onnx")}
+    machine = {"cpu": "A CPU", "cores": 2, "torch": "2", "memory_gib": 8.0, "date": "2026-01-02", "load_before": 0.25}
+    seconds = {"torch": {"median": 300}, "onnx": {"median": 150}}
+    content = {"numbers": numbers, "changed": ["kid"], "seconds": seconds, "machine": machine}
+    engine_records("evaluate_engines", lambda found: found.update(content))
+    text = cards.engine_table()
+    assert "takes 2.5 minutes with the engine and 5.0 with PyTorch" in text
+    assert "1 of 2 numbers are the same within their intervals (not kid)." in text
+    assert "(A CPU, 2 cores, 8 GiB of memory, torch 2, 2026-01-02, load 0.2 before it began)" in text
+
+
 def test_other_ways_of_sampling(monkeypatch, tmp_path):
     assert cards.way({"sampler": "ddim", "steps": 20, "guidance_scale": 3.0, "guidance_interval": [0.0, 1.0]}) == (
         "ddim, 20 steps, guidance 3.0 in every step"

@@ -447,6 +447,8 @@ def test_help_and_wrong_options_come_at_once(tmp_path, arguments):
 
 
 LATER = [pytest.param(seconds, marks=pytest.mark.slow) for seconds in (5, 9)]
+# Rendering starts processes where more than one core may compute.
+WITH_WORKERS = {**environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
 DRAW = ["generate", "a mug", "--engine", "torch", "--steps", "1000"]
 
 
@@ -457,7 +459,7 @@ def test_ctrl_c_is_silent(tmp_path, arguments, seconds):
     process = subprocess.Popen(
         [sys.executable, "-m", "ldm_tutorial.lab.cli", *arguments],
         cwd=tmp_path,
-        env={**environment(), "PYTHONPATH": str(ROOT), "LDM_TUTORIAL_CACHE": str(tmp_path / "cache")},
+        env=WITH_WORKERS | {"LDM_TUTORIAL_CACHE": str(tmp_path / "cache")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -495,7 +497,7 @@ def test_ctrl_c_while_the_workers_start_is_not_lost(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WHILE_WORKERS_START],
         cwd=tmp_path,
-        env={**environment(), "PYTHONPATH": str(ROOT), "LDM_TUTORIAL_CACHE": str(tmp_path / "cache")},
+        env=WITH_WORKERS | {"LDM_TUTORIAL_CACHE": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
         start_new_session=True,

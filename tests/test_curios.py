@@ -563,6 +563,7 @@ def test_where_there_are_no_semaphores(cache, drawn, monkeypatch, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # else one process is enough, where the tests run with one thread
     monkeypatch.setattr("multiprocessing.synchronize._multiprocessing.SemLock", refuse)
     monkeypatch.setattr(dataset, "BLOCK", 2)
     assert len(Curios("train", 4, progress=False)) == 4 and drawn == [2, 2]

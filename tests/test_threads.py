@@ -1,5 +1,6 @@
 """The one policy of threads: what a process gets where the user has set nothing, and that a user's own setting wins."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from ldm_tutorial.storage import threads
-from tests.run import ROOT, environment
+from tests.run import ROOT, environment, find_notebooks
 
 OWN = (*threads.WAITING, *threads.COUNTS)
 CLEAN = {name: value for name, value in os.environ.items() if name not in OWN}
@@ -47,6 +48,27 @@ def test_threads_sleep_in_notebooks_and_in_ldm(code):
     assert python(code + ASK) == "PASSIVE"
     assert python(code + ASK, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
     assert python(code + ASK, GOMP_SPINCOUNT="10000") == "None"
+
+
+EVERY = [*find_notebooks(), *sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))]
+
+
+def test_there_are_eleven_of_each_kind():
+    kinds = [path.parent.name for path in EVERY]
+    assert [kinds.count(kind) for kind in ("notebooks", "exercises", "solutions")] == [11, 11, 11]
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.relative_to(ROOT / "notebooks").as_posix())
+def test_threads_sleep_in_every_notebook_however_jupyter_was_started(path):
+    """Lessons, exercises and solutions: their first cell is the one that settles it, and loads no torch before it does."""
+    first = next(cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code")
+    lines = [line for line in "".join(first["source"]).split("\n") if line]
+    assert lines[0] == "from ldm_tutorial.notebook.doctor import report" and len(lines) == 2
+    assert lines[1].startswith("healthy = report(only_problems=True)")
+
+
+def test_the_first_cell_is_in_time():
+    assert python("import sys; from ldm_tutorial.notebook.doctor import report; print('torch' in sys.modules)") == "False"
 
 
 def test_a_training_has_the_machine_to_itself():
@@ -94,6 +116,51 @@ def test_the_users_own_number_wins(two_cores, monkeypatch, name):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     with threads.few_pictures(1):
         assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({}, (2, "0")),
+        ({"OMP_NUM_THREADS": "1"}, (1, "0")),
+        ({"OMP_NUM_THREADS": "8,2"}, (8, "0")),
+        ({"OMP_NUM_THREADS": "0"}, (2, "0")),
+        ({"OMP_NUM_THREADS": "many"}, (2, "0")),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, (2, "0")),
+        ({"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "1"}, (1, "1")),
+    ],
+)
+def test_the_engine_follows_the_user(two_cores, monkeypatch, settings, expected):
+    from ldm_tutorial.engine import Engine
+
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    sessions = Engine().sessions
+    for session in sessions.values():
+        given = session.get_session_options()
+        spinning = given.get_session_config_entry("session.intra_op.allow_spinning")
+        assert (given.intra_op_num_threads, spinning) == expected
+    assert Engine(threads=3).sessions["unet"].get_session_options().intra_op_num_threads == 3
+
+
+@pytest.mark.parametrize("wanted, workers", [(None, 2), ("1", None), ("3", 3)])
+def test_rendering_follows_the_user(two_cores, monkeypatch, wanted, workers):
+    """As many processes as cores, or as the user's number; one is no pool."""
+    from ldm_tutorial.curios import dataset
+
+    asked = []
+
+    def pool(count, *_):
+        asked.append(count)
+        raise OSError("a sandbox without semaphores")
+
+    if wanted:
+        monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    monkeypatch.setattr(dataset, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(dataset, "_places", lambda *_: [])
+    monkeypatch.setattr(dataset, "_worker", lambda job: 1)
+    dataset._render_missing([("train", k, k + 1, "cpu") for k in range(4)], progress=False)
+    assert asked == ([workers] if workers else [])
 
 
 def test_a_smaller_number_is_never_raised(two_cores, monkeypatch):

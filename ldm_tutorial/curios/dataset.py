@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from ..errors import UserError
 from ..files import atomic_write, cache_folder, disk_errors
 from ..images import to_model
-from ..storage.threads import available_cores, one_thread
+from ..storage.threads import allowed_cores, one_thread
 from . import render
 from .captions import caption
 from .shapes import OBJECTS as SHAPES
@@ -207,7 +207,7 @@ class Curios(Dataset):
 
 
 def _render_missing(jobs: list[tuple], progress: bool) -> None:
-    """Put the blocks that the cache lacks into it: a GPU renders one after the other, a CPU as many at once as it has cores."""
+    """Put the blocks that the cache lacks into it: a GPU renders one after the other, a CPU as many at once as it may."""
     from tqdm.auto import tqdm
 
     todo = []
@@ -216,7 +216,7 @@ def _render_missing(jobs: list[tuple], progress: bool) -> None:
         if not cached:
             todo.append(job)
     total = sum(stop - start for _, start, stop, *_ in todo)
-    workers = min(available_cores(), 16, len(todo)) if jobs[0][-1] == "cpu" else 1
+    workers = min(allowed_cores(), 16, len(todo)) if jobs[0][-1] == "cpu" else 1
     with tqdm(total=total, desc=f"render {jobs[0][0]}", unit=" pictures", disable=not (progress and todo)) as bar:
         pool = None
         if workers > 1:

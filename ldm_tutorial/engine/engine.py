@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import CHECKSUMS, WEIGHTS, verify_checksums
 from ..settings import DEFAULT_SAMPLING, Sampling, adjust
-from ..storage.threads import available_cores
+from ..storage.threads import engine_threads
 from .noise import randn
 from .steps import SAMPLERS
 
@@ -85,7 +85,7 @@ class Tokenizer:
 class Engine:
     """A saved and exported model, on the CPU.
 
-    ``threads`` is how many cores one network call may use [all that this process has].
+    ``threads`` is how many cores one network call may use [``OMP_NUM_THREADS``, or all that this process has].
 
     Raises:
         UserError: for a folder without graphs, and for files that don't fit this ONNX Runtime.
@@ -111,8 +111,9 @@ class Engine:
             folder / "tokenizer" / "tokenizer.json", self.settings["model_max_length"], self.settings["pad_token_id"]
         )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cores()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see storage/threads.py
+        allowed, spinning = engine_threads()
+        options.intra_op_num_threads = threads or allowed
+        options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
         self.sessions = {}
         for name, file in GRAPHS.items():
             try:

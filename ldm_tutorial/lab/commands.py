@@ -403,7 +403,7 @@ def evaluate(
     data: Data = None,
     engine: EngineName = "auto",
 ) -> None:
-    """Measure a model: every number with its count and its 95% interval (2 CPU cores: up to 40 minutes, --quick 5)."""
+    """Measure a model: every number with its count and its 95% interval (one CPU core: about 15 minutes, --quick 5)."""
     about = read_about(model)
     check_evaluate(model, about, data, sheet or disagreements)
     for file, suffix in ((json_file, ".json"), (sheet, ".png"), (disagreements, ".png")):

@@ -2,16 +2,18 @@
 
 Measured by ``benchmarks/threads.py`` (the table stands in docs/architecture.md), on an idle machine and beside one busy core:
 
-- Threads of torch that wait for each other spin. Beside a busy core that makes networks 12 to 29 times slower, so in notebooks
-  and in ``ldm`` they sleep (``OMP_WAIT_POLICY=PASSIVE``): at most 1.9 times slower on an idle machine.
+- Threads of torch that wait for each other spin. Beside a busy core that makes networks more than ten times slower, so in
+  notebooks and in ``ldm`` they sleep (``OMP_WAIT_POLICY=PASSIVE``): at most about twice as slow on an idle machine.
 - One picture at a time: steps so short that waking a thread costs more than it does; one core is left free.
 - Batches and live trainings: all cores.
 - Trainings by ``ldm train``, which have the machine to themselves: all cores, spinning.
 - The engine: all cores, sleeping. Rendering: as many processes as cores, one thread in each. A process that
-  renders alone has one thread as well: two that sleep took 2.3 times as long on an idle machine, 1.2 times beside a busy core.
+  renders alone has one thread as well: two that sleep took more than twice as long on an idle machine, and longer beside a
+  busy core, too.
 
 A setting of the user's (the names in ``WAITING`` and ``COUNTS``) is never changed, and a number given to
-``torch.set_num_threads`` never exceeded.
+``torch.set_num_threads`` never exceeded. The engine and rendering, which know nothing of OpenMP, follow ``OMP_NUM_THREADS``,
+too; the engine's threads spin where the user sets ``OMP_WAIT_POLICY=ACTIVE``.
 """
 
 from __future__ import annotations
@@ -32,6 +34,17 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def allowed_cores() -> int:
+    """How many cores may compute at once: what the user sets by ``OMP_NUM_THREADS``, or else all that this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # "4,2" is 4, and 2 in each of them
+    return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else available_cores()
+
+
+def engine_threads() -> tuple[int, str]:
+    """How many threads ONNX Runtime gets, and whether they spin while they wait: "1", where the user wants it so, or "0"."""
+    return allowed_cores(), "1" if os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE" else "0"
 
 
 def one_thread_each() -> dict[str, str]:

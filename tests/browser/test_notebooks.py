@@ -16,6 +16,7 @@ from tests.run import ROOT, find_notebooks
 
 NAMES = [path.relative_to(ROOT).as_posix() for path in find_notebooks()]
 RESULTS = ROOT / "benchmarks" / "results" / "controls.json"
+DRAWING = "notebooks/09_text_to_image.ipynb", ("Steps", "Guidance")  # sliders of which each turn draws a whole picture
 PRINTED = 1180  # pixels: A4 in landscape, at 85%
 # What sticks out on the right, and for a printed page the lines of code that do not fit into their boxes.
 CUT = """printed => [...document.querySelectorAll("img, table, pre")]
@@ -64,6 +65,8 @@ def by_control(found, what: str = "milliseconds") -> dict[tuple, list[float]]:
 @pytest.fixture(scope="module")
 def turned():
     """All that was turned. Where every notebook took part, the times are kept."""
+    from benchmarks.machine import describe  # before the first turn, because it notes the load
+
     found = []
     yield found
     knobs = {(t.notebook, t.control, t.knob) for t in found}
@@ -76,8 +79,6 @@ def turned():
         last = f"{statistics.median(ends):.0f}, {max(ends):.0f}"
         print(f"  {Path(notebook).stem}, control {number}: {first}; {last}")
     if {t.notebook for t in found} == set(NAMES):
-        from benchmarks.machine import describe
-
         times, finished = by_control(found), by_control(found, "finished")
         every = sum(times.values(), [])
         figures = {
@@ -112,6 +113,9 @@ def test_every_control(lab_page, turned, name):
         for number, control in enumerate(page.controls(), 1):
             page.turn_all(control, number)
     turned += page.turned
+    if name == DRAWING[0]:
+        ends = [t.finished for t in page.turned if t.knob in DRAWING[1] and t.finished]
+        assert len(ends) == 4 and statistics.median(ends) <= 500, f"milliseconds to the finished picture: {ends}"
     assert not page.errors
     assert not page.access_faults()
     page.menu("Settings", "Theme", "JupyterLab Dark")
