@@ -284,7 +284,7 @@ def engine_rows() -> list[tuple[str, str, str, str, bool | None]]:
     seconds("`ldm generate`, shell to file, beside one busy core: seconds", "generate_beside_a_busy_core", 4)
     of_09 = [turn for turn in turned["turned"] if turn["notebook"] == "notebooks/09_text_to_image.ipynb"]
     ends = [turn["finished"] / 1000 for turn in of_09 if turn["knob"] in ("Steps", "Guidance") and turn.get("finished")]
-    what = "notebook 09's sliders, from the turn to the finished picture: seconds"
+    what = "notebook 09's sliders, from the turn to the finished picture with its heat map: seconds"
     if ends:
         measured = f"{median(ends):.2f} ({min(ends):.2f} to {max(ends):.2f}; {len(ends)} turns)"
         rows.append((what, measured, "", "<= 0.5", reached(median(ends), "<=", 0.5)))

@@ -38,7 +38,7 @@ STATE = """async control => {
           size: [Math.round(box.width), Math.round(box.height)], shown: img.shown || 0,
           first: window.ldm?.first, last: window.ldm?.last};
 }"""
-BUSY = ("Drawing", "Waiting", "Step", "Loading", "Running")
+BUSY = ("Drawing", "Waiting", "Step", "The picture is there;", "Loading", "Running")
 
 
 @dataclass
