@@ -148,6 +148,6 @@ def test_seconds(monkeypatch):
     monkeypatch.setattr(evaluation, "sample_many", work)
     monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or work())
     found = evaluation.seconds_of_pictures(None, Sampling())
-    assert found["seconds_per_image"] == {"value": 3.0, "n": 5, "low": 1.0, "high": 5.0}
+    assert found["seconds_per_image"] == {"value": 3.0, "n": 5, "low": 1.0, "high": 5.0, "engine": "torch"}
     assert found["seconds_generate"] == {"value": 20.0, "n": 3, "low": 10.0, "high": 30.0}
     assert len(commands) == 3 and commands[0][2:4] == ["ldm_tutorial.lab.cli", "generate"]

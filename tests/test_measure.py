@@ -239,5 +239,9 @@ def test_the_table_names_what_it_shows():
     assert [line for line in lines if "held-out pairs" in line and "97.50% to 99.50%" in line and "100 (21)" in line]
     assert row("prompt_heldout", found["prompt_heldout"])[-1] == ">= 99.00%: not reached"
     assert row("seconds_per_image", found["seconds_per_image"])[2] == "fastest 0.49, slowest 0.51"
+    assert (
+        row("seconds_per_image", number(0.5, engine="onnx"))[0] == "seconds for one picture (default), loaded, by ONNX Runtime"
+    )
+    assert row("seconds_per_image", number(0.5, engine="torch"))[0].endswith("by PyTorch")
     assert row("psnr", number(31))[-1] == ">= 30: reached"
     json.dumps(found)

@@ -723,6 +723,8 @@ def test_it_is_not_measured_as_if_it_were_curios(trained, ldm, tmp_path):
     folder, _, model = trained
     status, _, said = ldm("evaluate", "--model", model)
     assert status == 2 and "pictures of one's own: name them with --data" in said and "evaluation.html" in said
+    status, _, said = ldm("evaluate", "--model", model, "--data", folder, "--engine", "onnx")  # it was not exported
+    assert status == 2 and "can't be run by the engine" in said and "ldm export" in said
     status, _, said = ldm("evaluate", "--model", model, "--data", folder, "--sheet", tmp_path / "a.png")
     assert status == 2 and "show pairs of Curios" in said
     status, out, _ = ldm("evaluate", "--model", model, "--data", folder, "--json", tmp_path / "a.json")

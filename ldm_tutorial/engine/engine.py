@@ -30,9 +30,13 @@ def read_settings(folder: str | Path) -> dict:
     """What the export wrote beside the graphs.
 
     Raises:
-        UserError: for what an older version exported.
+        UserError: for what an older version exported, and for a file that can't be read.
     """
-    settings = json.loads((Path(folder) / SETTINGS).read_text(encoding="utf-8"))
+    path = Path(folder) / SETTINGS
+    try:
+        settings = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{str(path)!r} can't be read: `ldm export {folder}` makes it anew.") from None
     if "schedulers" not in settings:
         raise UserError(f"{folder} was exported by an older version of ldm: `ldm export {folder}` makes it anew.")
     return settings

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import UserError
+
 
 def timesteps(config: dict, steps: int, ends: int) -> np.ndarray:
     """``steps`` timesteps, the noisiest first, spaced as the scheduler's configuration says (Lin et al. 2024, table 2).
@@ -33,7 +35,9 @@ class DDIM:
         self.alphas_cumprod = alphas_cumprod
         self.stride = config["num_train_timesteps"] // steps
         found = timesteps(config, steps, 0)
-        self.timesteps = found[found >= 0]
+        self.timesteps = found[found >= 0]  # "trailing" rounds to one too many for 61 steps and some others: -1
+        if self.timesteps[0] >= len(alphas_cumprod):
+            raise UserError(f"{steps} steps would begin at timestep {self.timesteps[0]} of {len(alphas_cumprod)}: give fewer.")
         self.last_alpha = np.float32(1) if config.get("set_alpha_to_one", True) else alphas_cumprod[0]
 
     def step(self, i: int, predicted: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -61,14 +65,14 @@ class UniPC:
 
     def __init__(self, config: dict, alphas_cumprod: np.ndarray, steps: int):
         self.config = config
-        found = timesteps(config, steps, 1)
+        self.timesteps = timesteps(config, steps, 1)
         alphas = alphas_cumprod.copy()
         if config.get("rescale_betas_zero_snr"):
             alphas[-1] = 2.0**-24  # no signal at all would be an infinite sigma
         every = np.sqrt((1 - alphas) / alphas)
-        sigmas = np.interp(found, np.arange(len(every)), every)
+        sigmas = np.interp(self.timesteps, np.arange(len(every)), every)
         self.sigmas = np.append(sigmas, 0).astype(np.float32)
-        self.timesteps = found[found >= 0]
+        self.not_corrected = config.get("disable_corrector", [])
         self.clean: list[np.ndarray] = []  # what each step took the clean latents for
         self.start = np.zeros(0)  # the latents that the last step started from
         self.order = 0
@@ -77,7 +81,7 @@ class UniPC:
         """Noisy latents at timestep number ``i`` and the U-Net's prediction for them -> the latents one step less noisy."""
         alpha, sigma = self._alpha_sigma(i)
         clean = predict_clean(self.config, predicted, z, alpha, sigma)
-        if i > 0:
+        if i > 0 and i - 1 not in self.not_corrected:
             z = self._update(i - 1, self.start, self.clean, self.order, clean)
         self.clean.append(clean)
         self.start = z

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
+from glob import glob
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -244,12 +247,27 @@ def without_none(options: dict) -> dict:
     return {name: value for name, value in options.items() if value is not None}
 
 
+# Where an NVIDIA GPU shows itself: on Linux, and on the Linux inside Windows (WSL).
+DRIVERS = ("/dev/nvidia[0-9]*", "/usr/lib/wsl/lib/libcuda.so*")
+
+
+def torch_has_cuda() -> bool:
+    """Whether torch could compute on an NVIDIA GPU. It is not imported for that, which would take seconds."""
+    found = any(glob(pattern) for pattern in DRIVERS)
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    try:
+        built_for_cpu = version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return False
+    return found and not hidden and not built_for_cpu
+
+
 def open_engine(choice: str, folder: str | Path, sampling):
-    """The engine that runs a model without torch, or None where torch has to: a GPU, a model that was not exported, a way of
-    sampling that only torch has.
+    """The engine that runs a model without torch, or None where torch has to: an NVIDIA GPU, a model that was not exported, a
+    way of sampling that only torch has. On a Mac the engine draws too, on the CPU; Apple's GPU (MPS) is for ``torch``.
 
     Raises:
-        UserError: when the engine was asked for by name and can't do it.
+        UserError: when the engine was asked for by name and can't do it; and, also with "auto", for a damaged file.
     """
     if choice == "torch":
         return None
@@ -265,9 +283,8 @@ def open_engine(choice: str, folder: str | Path, sampling):
         if reason:
             raise UserError(f"The engine does not have {reason}: leave --engine out, or give --engine torch.")
         return runner
-    gpu = Path("/dev/nvidia0").exists()
     installed = find_spec("onnxruntime") is not None
-    if gpu or not installed or not Path(folder).is_dir() or missing(folder) or unsupported(sampling, folder):
+    if torch_has_cuda() or not installed or not Path(folder).is_dir() or missing(folder) or unsupported(sampling, folder):
         return None
     return Engine(folder)
 
@@ -411,10 +428,11 @@ def evaluate(
             check_file(file, suffix)
 
     made = []
+    runner = open_engine(engine, model, DEFAULT_SAMPLING)
     if data is not None:
         from . import page
 
-        found, text = page.measure_again(model, about, data)
+        found, text = page.measure_again(model, about, data, runner)
     else:
         from ..checkpoints import load_clip, load_models
         from ..measure.judge import load_judge
@@ -422,7 +440,6 @@ def evaluate(
         from . import evaluation
 
         models, size = load_models(model), "quick" if quick else "full"
-        runner = open_engine(engine, model, DEFAULT_SAMPLING)
         judges = load_judge(), load_judge("second")
         found, pictures = evaluation.evaluate(models, load_clip(model), judges[0], size, second=judges[1], engine=runner)
         text = table(found)

@@ -163,7 +163,7 @@ def seconds_of_pictures(models: Models, sampling: Sampling, engine=None) -> dict
         sample_many(models, [prompt], seed, False, sampling, engine)
 
     draw(0)  # warm up
-    one = seconds(draw, 5)
+    one = seconds(draw, 5) | {"engine": "onnx" if engine else "torch"}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "ldm_tutorial.lab.cli", "generate", prompt, "--out", f"{folder}/picture.png"]
         whole = seconds(lambda _: subprocess.run(command, check=True, capture_output=True), 3)

@@ -52,14 +52,14 @@ def found_at(clip: CLIPModel, tokenizer, images: Tensor, captions: list[str]) ->
     return (scores > right).sum(1), features, len(texts)
 
 
-def measure(models: Models, clip: CLIPModel, data: Pictures) -> tuple[dict, Tensor]:
+def measure(models: Models, clip: CLIPModel, data: Pictures, engine=None) -> tuple[dict, Tensor]:
     """Every figure of :data:`ROWS`, ``{"value", "n", "low", "high"}`` (None where there are too few pictures), with what it was
-    measured on; and one drawn picture uint8 [N, S, S, 3] for each caption kept aside."""
+    measured on; and one drawn picture uint8 [N, S, S, 3] for each caption kept aside, by the engine where there is one."""
     images, captions = data.validation_images, data.validation_captions
     n = len(images)
     some = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[:n].tolist()  # as many, learned from
     learned, learned_captions = data.images[some], [data.captions[i] for i in some]
-    drawn = sample_many(models, captions, 0, sampling=DEFAULT_SAMPLING)
+    drawn = sample_many(models, captions, 0, sampling=DEFAULT_SAMPLING, engine=engine)
 
     def fidelity(pictures: Tensor) -> dict:
         return average(torch.cat([psnr(x, models.decode(models.encode(x)).cpu()) for x in to_model(pictures).split(64)]))
@@ -144,7 +144,7 @@ def draw_rows(drawn: Tensor, models: Models, data: Pictures) -> dict[str, list]:
     return {"reconstructions": reconstructions[:8], "unseen": unseen, "learned": learned}
 
 
-def measure_again(folder: Path, about: About, source: str) -> tuple[dict, str]:
+def measure_again(folder: Path, about: About, source: str, engine=None) -> tuple[dict, str]:
     """The numbers of a saved model, measured on those of its pictures that were kept aside, and the same as a table.
 
     Raises:
@@ -154,7 +154,7 @@ def measure_again(folder: Path, about: About, source: str) -> tuple[dict, str]:
         data = Pictures(source, about.resolution, Path(run))
     if data.fingerprint != about.data:
         raise UserError(f"{str(folder)!r} was trained with other pictures or captions than those of {source!r} now.")
-    found, _ = measure(load_models(folder), load_clip(folder), data)
+    found, _ = measure(load_models(folder), load_clip(folder), data, engine)
     return found, table(found)
 
 

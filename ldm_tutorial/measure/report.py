@@ -26,9 +26,10 @@ GOALS: dict[str, tuple[str, str | None, float | None]] = {
     "second_judge_validation": ("second judge on the same renders", ">=", 0.995),
     "nearest_generated": ("distance to the nearest training picture, generated", None, None),
     "nearest_real": ("distance to the nearest training picture, fresh renders", None, None),
-    "seconds_per_image": ("seconds for one picture (default, by the engine), loaded", "<=", 1.0),
+    "seconds_per_image": ("seconds for one picture (default), loaded", "<=", 1.0),
     "seconds_generate": ("seconds of `ldm generate`, start-up included", "<=", 2.5),
 }
+ENGINES = {"onnx": "ONNX Runtime", "torch": "PyTorch"}  # what drew
 SHARES = ("prompt", "free", "avocado", "article", "background", "clip", "judge", "second_judge")
 
 
@@ -46,6 +47,8 @@ def row(key: str, number: dict) -> tuple[str, str, str, str, str]:
     """One number ``{"value", "n", "low", "high"}`` as text: what it is, its value, between what it lies, of how many pictures
     (and of how many pairs or prompts these are), whether the goal is reached."""
     what, sign, goal = GOALS[key]
+    if "engine" in number:
+        what += f", by {ENGINES[number['engine']]}"
     low, high = as_text(key, number["low"]), as_text(key, number["high"])
     between = f"fastest {low}, slowest {high}" if key.startswith("seconds") else f"{low} to {high}"
     n = f"{number['n']} ({number['groups']})" if "groups" in number else f"{number['n']}"
